@@ -1,0 +1,59 @@
+"""Every error this package raises on purpose, as one tree.
+
+Each says three things: the rule that was broken, the value received, and the remedy.
+Where a built-in error has the same meaning (`ValueError`, `FileNotFoundError`), ours is one of
+those too, so that callers who know only Python's own errors still catch it.
+"""
+
+from __future__ import annotations
+
+
+class DeltaMemError(Exception):
+    """The root of the tree.
+
+    Args:
+        rule: what must hold, as a statement ("rank is at least 1").
+        got: the value received; its repr is shortened to 200 characters.
+        remedy: what the reader can do about it, as an imperative.
+    """
+
+    def __init__(self, rule: str, *, got: object = None, remedy: str = "") -> None:
+        self.rule, self.got, self.remedy = rule, got, remedy
+        received = "" if got is None else f"; got {_short(got)}"
+        super().__init__(f"{rule}{received}." + (f" {remedy}" if remedy else ""))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.rule, self.got, self.remedy)
+
+
+def _rebuild(kind: type[DeltaMemError], rule: str, got: object, remedy: str) -> DeltaMemError:
+    return kind(rule, got=got, remedy=remedy)
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+class ConfigError(DeltaMemError, ValueError):
+    """A configuration value breaks its rule."""
+
+
+class StateError(DeltaMemError, ValueError):
+    """A memory does not fit: wrong shape, dtype, batch, layer set or fingerprint."""
+
+
+class FileFormatError(DeltaMemError, ValueError):
+    """A file is corrupt, truncated, of another format, or has missing or extra keys."""
+
+
+class ModelNotFoundError(DeltaMemError, FileNotFoundError):
+    """A model or adapter folder is not there."""
+
+
+class UnsupportedModelError(DeltaMemError, ValueError):
+    """This architecture, or this way of running it, cannot carry a δ-mem."""
+
+
+class BoundaryError(DeltaMemError, ValueError):
+    """Message boundaries are needed to write and are not known."""
