@@ -57,3 +57,7 @@ class UnsupportedModelError(DeltaMemError, ValueError):
 
 class BoundaryError(DeltaMemError, ValueError):
     """Message boundaries are needed to write and are not known."""
+
+
+class MemoryFileNotFoundError(DeltaMemError, FileNotFoundError):
+    """There is no saved memory at this path."""
