@@ -61,3 +61,11 @@ class BoundaryError(DeltaMemError, ValueError):
 
 class MemoryFileNotFoundError(DeltaMemError, FileNotFoundError):
     """There is no saved memory at this path."""
+
+
+class ParallelMemoryError(DeltaMemError, RuntimeError):
+    """Two branches of one superstep wrote one memory, and no merge policy was chosen."""
+
+
+class ThreadHistoryError(DeltaMemError, LookupError):
+    """A thread, or the part of its past that an operation needs, is not there."""
