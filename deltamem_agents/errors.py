@@ -69,3 +69,23 @@ class ParallelMemoryError(DeltaMemError, RuntimeError):
 
 class ThreadHistoryError(DeltaMemError, LookupError):
     """A thread, or the part of its past that an operation needs, is not there."""
+
+
+class MessageError(DeltaMemError, ValueError):
+    """A message, a conversation or a tool definition that the model cannot be given."""
+
+
+class DivergenceError(DeltaMemError, ValueError):
+    """The history that was sent and the messages that the memory holds disagree."""
+
+
+class ContextWindowError(DeltaMemError, ValueError):
+    """A prompt is longer than the window that the model may see."""
+
+
+class QueueFullError(DeltaMemError, RuntimeError):
+    """More requests wait for the model than its queue holds."""
+
+
+class GenerationTimeoutError(DeltaMemError, TimeoutError):
+    """A generation took longer than its `timeout`."""

@@ -1,0 +1,94 @@
+"""Doubles for tests: a tiny random backbone and a byte tokenizer, real in kind and worthless in skill.
+
+A tiny model is a real transformers model with random weights, so that windows, replay, batching and
+formats are exercised in full; it knows nothing, so that answers are noise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+ADDED_TOKENS = (
+    "<tools>",
+    "</tools>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+)
+
+
+def byte_tokenizer(template: str = "chatml") -> Any:
+    """Build a fast tokenizer with one token a byte and Qwen's special tokens.
+
+    Args:
+        template: the name of a shipped chat template, or a Jinja text.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from deltamem_agents.runtime.template import SHIPPED, shipped
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL_TOKENS])
+    raw.add_tokens([AddedToken(text, special=False, normalized=False) for text in ADDED_TOKENS])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = shipped(template) if template in SHIPPED else template
+    return tokenizer
+
+
+def tiny_backbone(
+    *, layers: int = 2, hidden: int = 32, seed: int = 0, vocabulary: int = 512, window: int = 1024
+) -> Any:
+    """Build a random Qwen3 model.
+
+    Args:
+        layers: number of decoder layers.
+        hidden: width, a multiple of 16.
+        seed: seed of the weights.
+        vocabulary: size of the embedding; at least the tokenizer's.
+        window: max_position_embeddings.
+    """
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 16,
+        num_key_value_heads=max(1, hidden // 32),
+        head_dim=16,
+        max_position_embeddings=window,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config)
+    return model.eval()
+
+
+def save_tiny(folder: str | Path, *, template: str = "chatml", **backbone: Any) -> Path:
+    """Write a tiny backbone with its tokenizer to a folder, as `from_pretrained` reads it."""
+    folder = Path(folder)
+    tokenizer = byte_tokenizer(template)
+    model = tiny_backbone(**backbone)
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
