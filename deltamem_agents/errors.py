@@ -89,3 +89,7 @@ class QueueFullError(DeltaMemError, RuntimeError):
 
 class GenerationTimeoutError(DeltaMemError, TimeoutError):
     """A generation took longer than its `timeout`."""
+
+
+class FactStoreError(DeltaMemError, ValueError):
+    """A fact store was asked for what it must not or cannot do; nothing was changed."""
