@@ -93,3 +93,51 @@ class GenerationTimeoutError(DeltaMemError, TimeoutError):
 
 class FactStoreError(DeltaMemError, ValueError):
     """A fact store was asked for what it must not or cannot do; nothing was changed."""
+
+
+class StorageError(DeltaMemError, RuntimeError):
+    """The checkpoint database refused an operation; nothing of it was kept."""
+
+
+class CorruptStorageError(StorageError, ValueError):
+    """A database, or a row of it, is not what the saver wrote: damaged, truncated or foreign."""
+
+
+class SchemaVersionError(StorageError):
+    """The database was written by a newer version, or its tables are of somebody else."""
+
+
+class StorageFullError(StorageError, OSError):
+    """The database has no room left; what was stored before is whole."""
+
+
+class StorageBusyError(StorageError, TimeoutError):
+    """Another writer held the database for longer than the time-out."""
+
+
+class ReadOnlyStorageError(StorageError, PermissionError):
+    """The database cannot be written to."""
+
+
+class ConnectionLostError(StorageError, ConnectionError):
+    """The database could not be reached, or the connection to it broke during an operation."""
+
+
+class ConflictError(StorageError):
+    """Another writer has taken over this thread; nothing of the stale write was stored."""
+
+
+class MissingThreadError(DeltaMemError, ValueError):
+    """A config without a thread id."""
+
+
+class IdentifierError(DeltaMemError, ValueError):
+    """A thread id, namespace, checkpoint id, task id or channel name that cannot be a key."""
+
+
+class SerializationError(DeltaMemError, TypeError):
+    """A value of the graph's state, or of its metadata, that cannot be stored."""
+
+
+class EncryptionError(StorageError, ValueError):
+    """A wrong key, or a row that is plain where it must be encrypted (or the reverse)."""
