@@ -1,0 +1,45 @@
+# One command is enough on a fresh machine: every target makes its own environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint unit wheel soak long bench train-builtin clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+demo: $(READY)  ## the main job on the built-in model and SQLite, in two processes
+	$(BIN)/deltamem demo
+
+test: lint unit wheel  ## everything that must be green
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not gpu and not network and not long"
+
+wheel: $(READY)  ## the wheel, in an empty environment without the checkout, runs the demo
+	$(BIN)/python tests/packaging/check_wheel.py
+
+soak: $(READY)  ## long random conversations against the oracle
+	$(BIN)/python -m pytest -m long tests/graph
+
+long: $(READY)  ## the long forms of the shortened tests
+	$(BIN)/python -m pytest -m "long and not gpu and not network"
+
+bench: $(READY)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+train-builtin: $(READY)  ## make the built-in model again from its seed (about two hours on two cores)
+	$(BIN)/python -m deltamem_agents.training.builtin
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

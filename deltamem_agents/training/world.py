@@ -1,0 +1,322 @@
+"""A small made-up world that people talk about: the training and test conversations.
+
+A *subject* is an entity with an attribute ("your sister's locker code", "the billing service's
+port"). Users tell values of subjects in many phrasings, change them, chat about other things and
+ask. The assistant repeats what it was told in one canonical sentence ("Your sister's locker code
+is 482.") and answers with that same sentence, so that whether and what it knows is decided at one
+position: after "is".
+
+What is held out of all training, so that a test on it means something:
+  - one in five (entity, attribute, value) triples, by a hash, invented values included;
+  - the last phrasings of every list of the lexicon.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+Split = Literal["train", "test"]
+Values = Literal["known", "invented", "all"]
+INVENTED_KINDS = ("digits", "code", "invented", "phrase", "version")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An entity and one of its attributes."""
+
+    entity: str
+    attribute: str
+    kind: str
+
+    def named(self, owner: Literal["my", "your"]) -> str:
+        """The subject in words, from the user's ("my") or the assistant's ("your") side."""
+        if self.entity == "me":
+            return f"{owner} {self.attribute}"
+        return f"{self.holder(owner)}'s {self.attribute}"
+
+    def holder(self, owner: Literal["my", "your"]) -> str:
+        """The entity in words."""
+        if self.entity in lexicon()["services"]:
+            return f"the {self.entity} service"
+        return f"{owner} {self.entity}"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A user message and the assistant's reply.
+
+    Attributes:
+        values: the value strings that the texts carry, for weighting and for the write penalty.
+        kind: "fact", "update", "question", "unknown" or "chat".
+    """
+
+    user: str
+    assistant: str
+    kind: str
+    values: tuple[str, ...] = ()
+    subject: Subject | None = None
+
+    def messages(self) -> list[dict[str, str]]:
+        """The turn as chat messages."""
+        return [
+            {"role": "user", "content": self.user},
+            {"role": "assistant", "content": self.assistant},
+        ]
+
+
+@cache
+def lexicon() -> dict[str, Any]:
+    """The words and phrasings that the world is made of."""
+    loaded: dict[str, Any] = json.loads(
+        files("deltamem_agents.training").joinpath("lexicon.json").read_text("utf-8")
+    )
+    return loaded
+
+
+@cache
+def subjects() -> tuple[Subject, ...]:
+    """Every subject of the world."""
+    words = lexicon()
+    people = [
+        Subject(entity, name, spec[0])
+        for entity in ["me", *words["people"]]
+        for name, spec in words["attributes"]["person"].items()
+    ]
+    services = [
+        Subject(entity, name, spec[0])
+        for entity in words["services"]
+        for name, spec in words["attributes"]["service"].items()
+    ]
+    return tuple(people + services)
+
+
+def held_out(subject: Subject, value: str) -> bool:
+    """Whether this triple is kept out of all training (one in five)."""
+    key = f"{subject.entity}|{subject.attribute}|{value}"
+    return zlib.crc32(key.encode()) % 5 == 0
+
+
+def sentence(subject: Subject, value: str | None) -> str:
+    """The canonical sentence, by which the assistant confirms, answers and declines."""
+    said = lexicon()["unknown"] if value is None else value
+    return f"{capital(subject.named('your'))} is {said}."
+
+
+def capital(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+class World:
+    """Draws turns and conversations, all from one seed.
+
+    Args:
+        seed: the same seed gives the same conversations.
+        split: "train" draws allowed triples and phrasings, "test" held-out ones only.
+        values: closed lists of words ("known"), values made up on the spot ("invented"), or both.
+    """
+
+    def __init__(self, seed: int, split: Split = "train", values: Values = "all") -> None:
+        self.random = random.Random(seed)
+        self.split, self.values = split, values
+        self.words = lexicon()
+        self.pool = [s for s in subjects() if self._has_values(s)]
+
+    def _has_values(self, subject: Subject) -> bool:
+        if self.values == "all" or subject.kind == "fullname":
+            return True
+        return (subject.kind in INVENTED_KINDS) == (self.values == "invented")
+
+    # ------------------------------------------------------------------ values
+
+    def value(self, subject: Subject, other_than: str | None = None) -> str:
+        """A value for the subject, from the split's side of the hash."""
+        for _ in range(400):
+            drawn = self._draw(subject.kind)
+            if drawn != other_than and held_out(subject, drawn) == (self.split == "test"):
+                return drawn
+        # A short list may hold no held-out value for this subject: then any other one.
+        return next(v for v in iter(lambda: self._draw(subject.kind), "") if v != other_than)
+
+    def _draw(self, kind: str) -> str:
+        choose = self.random.choice
+        if kind == "fullname":
+            known = self.values == "known" or (self.values == "all" and self.random.random() < 0.6)
+            kind = "name" if known else "invented"
+        if kind == "digits":
+            return str(self.random.randint(1, 10 ** self.random.randint(2, 5)))
+        if kind == "code":
+            letters = "".join(choose(self.words["values"]["letters"]) for _ in range(2))
+            return f"{letters}-{self.random.randint(10, 9999)}"
+        if kind == "version":
+            return ".".join(str(self.random.randint(0, 40)) for _ in range(self.random.choice((2, 3))))
+        if kind == "invented":
+            parts = self.random.choice((2, 2, 3))
+            return capital("".join(choose(self.words["values"]["syllables"]) for _ in range(parts)))
+        if kind == "phrase":
+            lists = self.words["values"]
+            return f"{choose(lists['colour'])} {choose(lists['animal'])}"
+        return str(choose(self.words["values"][kind]))
+
+    # ------------------------------------------------------------------- turns
+
+    def fact(self, subject: Subject, value: str, *, update: bool = False) -> Turn:
+        """The user tells a value; the assistant confirms it."""
+        text = self._statement(subject, value, update)
+        opening = self.random.choice(self.words["acknowledgements"])
+        reply = f"{opening} {sentence(subject, value)}"
+        return Turn(self._spoken(text) + ".", reply, "update" if update else "fact", (value,), subject)
+
+    def facts(self, told: Sequence[tuple[Subject, str]]) -> Turn:
+        """Several values told in one message."""
+        text = " and ".join(self._statement(s, v, False) for s, v in told)
+        reply = " ".join(
+            [self.random.choice(self.words["acknowledgements"]), *(sentence(s, v) for s, v in told)]
+        )
+        return Turn(self._spoken(text) + ".", reply, "fact", tuple(v for _, v in told), told[0][0])
+
+    def question(self, subject: Subject, value: str | None) -> Turn:
+        """The user asks; the assistant answers, or says that it was never told (value None)."""
+        own = self._specific(subject)[1]
+        shared = self._pick("questions")
+        pattern = self._of(own) if self.random.random() < 0.45 and own else shared
+        text = self._fill(pattern, subject, None) + "?"
+        kind = "unknown" if value is None else "question"
+        values = () if value is None else (value,)
+        return Turn(self._spoken(text), sentence(subject, value), kind, values, subject)
+
+    def chat(self) -> Turn:
+        """Talk that tells nothing."""
+        chat, choose = self.words["chat"], self.random.choice
+        roll = self.random.random()
+        if roll < 0.2:
+            text, reply = choose(chat["fixed"])
+            return Turn(self._spoken(text) + choose(["", ".", "!"]), reply, "chat")
+        if roll < 0.35:
+            kind = choose(["food", "city", "animal", "codename", "colour", "hobby", "job"])
+            text = choose(chat["mentions"]).format(
+                v=choose(self.words["values"][kind]), t=choose(chat["times"])
+            )
+        else:
+            text = choose(chat["openers"]).format(
+                n=choose(chat["subjects"]), w=choose(chat["were"]), t=choose(chat["times"])
+            )
+        return Turn(self._spoken(text.strip()) + choose([".", ".", "!"]), choose(chat["replies"]), "chat")
+
+    def _statement(self, subject: Subject, value: str, update: bool) -> str:
+        own = self._specific(subject)[0]
+        pattern = self._pick("updates" if update else "statements")
+        if not update and own and self.random.random() < 0.45:
+            pattern = self._of(own)
+        return self._fill(pattern, subject, value)
+
+    def _specific(self, subject: Subject) -> tuple[list[str], list[str]]:
+        group = "service" if subject.entity in self.words["services"] else "person"
+        _, told, asked = self.words["attributes"][group][subject.attribute]
+        return told, asked
+
+    def _of(self, patterns: list[str]) -> str:
+        """One of an attribute's own phrasings; the last of three or more is held out."""
+        if len(patterns) < 3:
+            return self.random.choice(patterns)
+        return patterns[-1] if self.split == "test" else self.random.choice(patterns[:-1])
+
+    def _pick(self, name: str) -> str:
+        kept = self.words[f"{name}_held_out"] if self.split == "test" else self.words[name]
+        return str(self.random.choice(kept))
+
+    def _fill(self, pattern: str, subject: Subject, value: str | None) -> str:
+        if "|" in pattern:
+            pattern = pattern.split("|")[0 if subject.entity == "me" else 1]
+        filled = pattern.replace("{s}", subject.named("my")).replace("{e}", subject.holder("my"))
+        return filled.replace("{v}", value or "")
+
+    def _spoken(self, text: str) -> str:
+        text = self.random.choice(self.words["prefixes"]) + text
+        return capital(text) if self.random.random() < 0.75 else text
+
+    # ----------------------------------------------------------- conversations
+
+    def draw_subjects(self, count: int, alike: float = 0.4) -> list[Subject]:
+        """Distinct subjects; with probability `alike` several share one attribute."""
+        chosen: list[Subject] = []
+        if count > 1 and self.random.random() < alike:
+            attribute = self.random.choice(self.pool).attribute
+            same = [s for s in self.pool if s.attribute == attribute]
+            chosen = self.random.sample(same, min(len(same), count, self.random.randint(2, 4)))
+        while len(chosen) < count:
+            subject = self.random.choice(self.pool)
+            if subject not in chosen:
+                chosen.append(subject)
+        self.random.shuffle(chosen)
+        return chosen
+
+    def unknown(self, known: Sequence[Subject]) -> Subject:
+        """A subject never told, half of the time close to one that was."""
+        while True:
+            subject = self.random.choice(self.pool)
+            if known and self.random.random() < 0.5:
+                near = self.random.choice(known)
+                subject = replace(near, entity=subject.entity)
+                if subject not in self.pool:
+                    continue
+            if subject not in known:
+                return subject
+
+    def history(
+        self, facts: int, chats: int, *, updates: float = 0.15, pairs: float = 0.15
+    ) -> tuple[list[Turn], dict[Subject, str]]:
+        """Turns that tell facts among chat, and what holds after them.
+
+        Args:
+            facts: how many subjects are told.
+            chats: how many chat turns lie between.
+            updates: the chance that a told subject is changed later.
+            pairs: the chance that two subjects are told in one message.
+        """
+        steps: list[list[Subject]] = []
+        waiting = self.draw_subjects(facts)
+        while waiting:
+            size = 2 if len(waiting) > 1 and self.random.random() < pairs else 1
+            steps.append(waiting[:size])
+            waiting = waiting[size:]
+        steps += [[] for _ in range(chats)]
+        self.random.shuffle(steps)
+        truth: dict[Subject, str] = {}
+        turns: list[Turn] = []
+        due: list[Subject] = []
+        for step in steps:
+            turns.append(self._tell(step, truth))
+            due += [s for s in step if self.random.random() < updates]
+            if due and self.random.random() < 0.5:
+                turns.append(self._change(due.pop(), truth))
+        turns += [self._change(subject, truth) for subject in due]
+        return turns, truth
+
+    def _tell(self, step: list[Subject], truth: dict[Subject, str]) -> Turn:
+        if not step:
+            return self.chat()
+        told = [(subject, self.value(subject)) for subject in step]
+        truth.update(told)
+        return self.facts(told) if len(told) > 1 else self.fact(*told[0])
+
+    def _change(self, subject: Subject, truth: dict[Subject, str]) -> Turn:
+        truth[subject] = self.value(subject, truth[subject])
+        return self.fact(subject, truth[subject], update=True)
+
+    def questions(self, truth: dict[Subject, str], unknown: float = 0.25) -> Iterator[Turn]:
+        """Questions without end: each known subject in turn, some about what was never told."""
+        order = list(truth)
+        self.random.shuffle(order)
+        while True:
+            for subject in order:
+                while self.random.random() < unknown:
+                    yield self.question(self.unknown(order), None)
+                yield self.question(subject, truth[subject])
