@@ -1,0 +1,167 @@
+"""The state rides in the transformers cache, so that generation, beams and batching carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache
+
+from deltamem_agents.adapter.store import MemoryStore, Plan, WriteRecord, stack_memories
+from deltamem_agents.errors import StateError
+
+
+class Remembers:
+    """What a cache gains: a memory beside its keys and values, moved with them."""
+
+    _store: MemoryStore
+
+    @property
+    def memory(self) -> Tensor:
+        """All states, float32 [B, layers with memory, H, R, R]; zeros before the first token.
+
+        Reading it makes a copy that keeps the autograd graph; assigning it replaces the states.
+        """
+        memory = self._store.memory()
+        if memory is None:
+            return torch.zeros(1, *self._store.plan.shape)
+        return memory
+
+    @memory.setter
+    def memory(self, value: Tensor) -> None:
+        self._store.set_memory(value)
+
+    @property
+    def records(self) -> list[WriteRecord]:
+        """Gates of the last call made with `MemoryCall(record=True)`, in the order of layers."""
+        return self._store.records
+
+    @property
+    def has_open_segments(self) -> bool:
+        """Whether segments wait to be closed and written."""
+        return bool(self._store.sums)
+
+    def discard_segments(self) -> None:
+        """Drop what open segments have gathered; they will not be written."""
+        self._store.sums.clear()
+
+    def drop_kv(self) -> None:
+        """Forget keys and values, keep the memory."""
+        Cache.reset(self)
+        self._store.forget_history()
+
+    def crop_kv(self, tokens: int) -> None:
+        """Take the newest tokens from keys and values and leave the memory as it is."""
+        super().crop(-tokens)  # type: ignore[misc]
+        self._store.forget_history()
+
+    # Cache methods of transformers, with the memory following.
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self._store.map(lambda s: s.index_select(0, beam_idx.to(s.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self._store.map(lambda s: s.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self._store.map(lambda s: s[indices])
+
+    def reset(self) -> None:
+        super().reset()  # type: ignore[misc]
+        self._store.clear()
+
+    def activate_past_recording(self) -> None:
+        super().activate_past_recording()  # type: ignore[misc]
+        self._store.recording_past = True
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the newest tokens (a negative number) from the memory too.
+
+        Raises:
+            StateError: they were not recorded (see `activate_past_recording`).
+        """
+        if tokens_to_remove < 0:
+            self._store.roll_back(-tokens_to_remove)
+        super().crop(tokens_to_remove)  # type: ignore[misc]
+
+
+class MemoryCache(Remembers, DynamicCache):  # type: ignore[misc]
+    """A `DynamicCache` that carries the memory of a batch of sessions.
+
+    Args:
+        model: a model with an adapter attached.
+        memory: None for empty memories; a tensor [B, layers with memory, H, R, R], whose autograd
+            graph is kept; or a sequence of one `MemoryState` or array [layers, H, R, R] a session.
+        keep_kv: False to carry the memory alone: keys and values are not stored, so each call sees
+            only its own tokens and what the memory holds.
+
+    Raises:
+        StateError: the memory does not fit the adapter.
+        UnsupportedModelError: the model has no adapter.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        memory: Tensor | Sequence[object] | None = None,
+        *,
+        keep_kv: bool = True,
+    ) -> None:
+        from deltamem_agents.adapter.model import config_of, plan_of
+
+        super().__init__(config=config_of(model) if keep_kv else None)
+        self.keep_kv = keep_kv
+        self._store = MemoryStore(plan_of(model))
+        if memory is not None:
+            if not isinstance(memory, Tensor):
+                memory = stack_memories(memory, self._store.plan)
+            self._store.set_memory(memory)
+
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any
+               ) -> Any:  # fmt: skip
+        """Store keys and values, unless the cache carries the memory alone."""
+        if not self.keep_kv:
+            return key_states, value_states
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(tokens={self.get_seq_length()}, {self._store.plan})"
+
+
+_GROWN: dict[type, type] = {}
+
+
+def remember(cache: Cache, plan: Plan) -> MemoryStore:
+    """Give a cache of transformers a memory in place; callers keep their reference to it.
+
+    Raises:
+        StateError: the cache belongs to another adapter, or already holds tokens that no memory
+            has read.
+    """
+    if isinstance(cache, Remembers):
+        if cache._store.plan != plan:
+            raise StateError(
+                f"the cache's memory belongs to the active adapter ({plan})",
+                got=cache._store.plan,
+                remedy="Start a MemoryCache(model) of its own for each adapter.",
+            )
+        return cache._store
+    if int(cache.get_seq_length()) > 0:
+        raise StateError(
+            "a cache that holds tokens has the memory that read them",
+            got=type(cache).__name__,
+            remedy="It was filled without the adapter; start with an empty cache or "
+            "MemoryCache(model).",
+        )
+    kind = type(cache)
+    if kind not in _GROWN:
+        _GROWN[kind] = type(f"Memory{kind.__name__}", (Remembers, kind), {})
+    cache.__class__ = _GROWN[kind]
+    store = MemoryStore(plan)
+    cache._store = store
+    return store

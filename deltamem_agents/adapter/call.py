@@ -1,0 +1,170 @@
+"""What one forward call says to the memory, and the context that its layers share."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deltamem_agents.errors import BoundaryError, StateError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from deltamem_agents.adapter.store import MemoryStore
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryCall:
+    """How the tokens of one call are written; passed as `model(..., delta_mem=MemoryCall(...))`.
+
+    Without one, every token writes, except in padding.
+
+    Args:
+        segment_ids: for adapters that write by message or sentence: [B, T] integers, the segment
+            of each token, -1 for a token in none; or one integer for all tokens of the call. All
+            segments of a call read the state from before the call and are written in the order of
+            their numbers.
+        write: whether tokens write, for all of them or [B, T]; a token that does not write still
+            reads.
+        record: keep the gates of this call, with their gradient, in `cache.records`.
+        closes: for segment writes: False if the segments go on in the next call; their sums are
+            kept in the cache, and written by the call that closes them or by `close_segments`.
+        token_mask: Bool[B, T], False in padding; only needed where the attention mask does not
+            tell (an attention implementation with a mask object of its own).
+    """
+
+    segment_ids: Tensor | int | None = None
+    write: bool | Tensor = True
+    record: bool = False
+    closes: bool = True
+    token_mask: Tensor | None = None
+
+
+@dataclass(eq=False)
+class CallContext:
+    """One forward call as its layers see it; made by the decoder's hook.
+
+    States from before the call are pinned in `initial`, so that a layer that is run again
+    (gradient checkpointing) reads what it read before; `sealed` keeps such a second run from
+    touching the cache.
+    """
+
+    store: MemoryStore
+    batch: int
+    length: int
+    token_mask: Tensor | None
+    write: bool
+    write_mask: Tensor | None
+    segment_ids: Tensor | None
+    closes: bool
+    record: bool
+    initial: dict[int, Tensor] = field(default_factory=dict)
+    sealed: bool = False
+
+
+class _Flight(threading.local):
+    """What is in the air in this thread: the call, and the corrections of the running attention.
+
+    Attention modules do not nest, so one slot is enough for the corrections. The call is kept here
+    for decoders whose layers do not pass keywords on; it is dropped when the forward ends, as it
+    would hold the autograd graph.
+    """
+
+    call: CallContext | None = None
+    given: MemoryCall | None = None
+    corrections: dict[str, Tensor] | None = None
+
+
+FLIGHT = _Flight()
+
+
+def build_context(
+    call: MemoryCall,
+    store: MemoryStore,
+    *,
+    batch: int,
+    length: int,
+    device: torch.device,
+    token_mask: Tensor | None,
+    by_segment: bool,
+) -> CallContext:
+    """Check a `MemoryCall` against the tokens it came with.
+
+    Raises:
+        StateError: a mask or segment ids of another shape than [batch, length].
+        BoundaryError: writes go by segment and the segments are not known.
+    """
+    if call.token_mask is not None:
+        token_mask = _fitting("token_mask", call.token_mask, batch, length, device).bool()
+    write, write_mask = True, None
+    if isinstance(call.write, Tensor):
+        write_mask = _fitting("write", call.write, batch, length, device).bool()
+    else:
+        write = bool(call.write)
+    segments = None
+    if by_segment and write:
+        segments = _segments(call.segment_ids, batch, length, device)
+        if write_mask is not None:
+            segments = segments.masked_fill(~write_mask, -1)
+            write_mask = None
+        if token_mask is not None:
+            segments = segments.masked_fill(~token_mask, -1)
+    return CallContext(
+        store, batch, length, token_mask, write, write_mask, segments, call.closes, call.record
+    )
+
+
+def _segments(given: Any, batch: int, length: int, device: torch.device) -> Tensor:
+    if given is None:
+        raise BoundaryError(
+            "an adapter that writes by message or sentence is told the segment of each token",
+            remedy="Pass delta_mem=MemoryCall(segment_ids=...), or MemoryCall(write=False) to "
+            "read only.",
+        )
+    if isinstance(given, int):
+        return torch.full((batch, length), given, dtype=torch.long, device=device)
+    return _fitting("segment_ids", given, batch, length, device).long()
+
+
+def _fitting(name: str, value: Tensor, batch: int, length: int, device: torch.device) -> Tensor:
+    if tuple(value.shape) != (batch, length):
+        error = BoundaryError if name == "segment_ids" else StateError
+        raise error(f"{name} has the shape [{batch}, {length}] of the call's tokens",
+                    got=tuple(value.shape))  # fmt: skip
+    return value.to(device)
+
+
+def token_mask_from(mask: Any, length: int, past: int) -> Tensor | None:
+    """Bool[B, T], True for real tokens, from whatever mask the decoder was given.
+
+    2-D masks end at the newest token, or (static caches) have a column for every slot. 4-D masks
+    are boolean (True = attend) or additive (0 = attend); a token is real if it attends to itself.
+
+    Raises:
+        UnsupportedModelError: a mask of another kind.
+    """
+    if mask is None:
+        return None
+    if isinstance(mask, dict):
+        return token_mask_from(
+            mask.get("full_attention", next(iter(mask.values()), None)), length, past
+        )
+    if not isinstance(mask, Tensor):
+        raise UnsupportedModelError(
+            "padding can be told from the attention mask",
+            got=type(mask).__name__,
+            remedy="Pass delta_mem=MemoryCall(token_mask=...).",
+        )
+    if mask.dim() == 2:
+        columns = mask.shape[1]
+        start = columns - length if columns <= past + length else past
+        return mask[:, start : start + length] != 0
+    if mask.dim() != 4:
+        raise UnsupportedModelError("an attention mask has 2 or 4 dimensions", got=mask.dim())
+    rows = torch.arange(length, device=mask.device)
+    columns = mask.shape[-1]
+    first = columns - length if columns <= past + length else past
+    own = mask[:, 0, rows, rows + first]
+    return own if own.dtype == torch.bool else own == 0

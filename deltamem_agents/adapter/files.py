@@ -1,0 +1,274 @@
+"""Adapters on disk: our format (JSON and safetensors), and either format into a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from deltamem_agents.adapter import official
+from deltamem_agents.adapter.backbones import Site, find_sites
+from deltamem_agents.adapter.config import CORRECTIONS, DeltaMemConfig
+from deltamem_agents.adapter.memory import DeltaMemory
+from deltamem_agents.adapter.model import (
+    adapter_config,
+    adapter_parameters,
+    check_name,
+    checked,
+    config_of,
+    fingerprint,
+    install_all,
+    plain_path,
+)
+from deltamem_agents.errors import (
+    ConfigError,
+    FileFormatError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+
+CONFIG = "deltamem_config.json"
+WEIGHTS = "deltamem_adapter.safetensors"
+FORMAT = "deltamem-adapter"
+VERSION = 1
+
+
+def save_adapter(model: nn.Module, folder: str | Path, *, format: str = "deltamem") -> Path:
+    """Write the active adapter.
+
+    Args:
+        model: a model with an adapter.
+        folder: made if it is not there.
+        format: "deltamem" (JSON and safetensors) or "official" (as the released code).
+
+    Returns:
+        the folder.
+
+    Raises:
+        UnsupportedModelError: no adapter is active, or the model has no place in that format.
+    """
+    config = adapter_config(model)
+    tensors: dict[str, Tensor] = dict(adapter_parameters(model))
+    folder = Path(folder)
+    if format == "official":
+        widths = _official_widths(model, config)
+        folder.mkdir(parents=True, exist_ok=True)
+        official.write_official(folder, config, tensors, widths)
+    elif format == "deltamem":
+        folder.mkdir(parents=True, exist_ok=True)
+        write_ours(folder, config, tensors, _backbone(model))
+    else:
+        raise ConfigError('format is "deltamem" or "official"', got=format)
+    return folder
+
+
+def load_adapter(
+    model: nn.Module,
+    source: str | Path,
+    *,
+    name: str = "default",
+    trainable: bool = False,
+    revision: str | None = None,
+) -> nn.Module:
+    """Attach an adapter from a folder or from the hub, in our format or the released one.
+
+    Args:
+        model: the backbone that the adapter was made for.
+        source: a local folder, or a name on the hub.
+        name: the adapter's name in the model.
+        trainable: whether its parameters take gradients.
+        revision: on the hub, which one.
+
+    Returns:
+        the same model.
+
+    Raises:
+        ModelNotFoundError: no such folder or repository.
+        FileFormatError: a damaged file, missing or unknown keys, wrong shapes, NaN.
+        UnsupportedModelError: made for another backbone. The model is unchanged in every case.
+    """
+    folder = resolve(source, revision)
+    config, tensors, backbone = read(folder)
+    if backbone is not None:
+        _same_backbone(backbone, _backbone(model))
+    sites = _sites(model, config)
+    check_name(sites, name)
+    memories = [DeltaMemory(config, checked(site, config)) for site in sites]
+    _fill(sites, memories, tensors)
+    install_all(model, sites, memories, name)
+    if not trainable:
+        for memory in memories:
+            memory.requires_grad_(False)
+    return model
+
+
+def read(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor], dict[str, Any] | None]:
+    """Configuration, tensors and description of the backbone of an adapter in either format.
+
+    Raises:
+        FileFormatError: neither format, or damaged.
+    """
+    if (folder / CONFIG).is_file():
+        return read_ours(folder)
+    if (folder / official.CONFIG).is_file():
+        return (*official.read_official(folder), None)
+    raise FileFormatError(
+        f"an adapter folder holds {CONFIG} or {official.CONFIG}",
+        got=str(folder),
+        remedy="PEFT adapters are loaded by PeftModel.from_pretrained.",
+    )
+
+
+def write_ours(
+    folder: Path, config: DeltaMemConfig, tensors: dict[str, Tensor], backbone: dict[str, Any]
+) -> None:
+    """Write the two files of our format."""
+    plain = {n: t.detach().to("cpu", torch.float32).clone() for n, t in tensors.items()}
+    about = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "fingerprint": fingerprint(config, plain),
+        "backbone": backbone,
+        "adapter": config.canonical(),
+    }
+    save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def read_ours(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor], dict[str, Any]]:
+    """Read the two files of our format.
+
+    Raises:
+        FileFormatError: damaged, of a later version, or not the pair that was written together.
+    """
+    try:
+        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kept = about["format"], about["format_version"]
+        values, mark, backbone = about["adapter"], about["fingerprint"], about["backbone"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{CONFIG} describes an adapter", got=repr(error)) from error
+    if kept != (FORMAT, VERSION):
+        raise FileFormatError(
+            f"{CONFIG} has format {FORMAT!r} and format_version {VERSION}",
+            got=kept,
+            remedy="A later version of deltamem-agents may read it.",
+        )
+    config = DeltaMemConfig.from_canonical(values)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise FileFormatError(f"{WEIGHTS} is a safetensors file", got=str(error)) from error
+    if fingerprint(config, tensors) != mark:
+        raise FileFormatError(
+            f"{WEIGHTS} and {CONFIG} were written together and not changed since",
+            got=str(folder),
+            remedy="Fetch or save the adapter again.",
+        )
+    return config, tensors, backbone
+
+
+def resolve(source: str | Path, revision: str | None = None) -> Path:
+    """The local folder of an adapter: as given, or fetched from the hub.
+
+    Raises:
+        ModelNotFoundError: there is no such folder and no such repository within reach.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    remedy = "Give a folder with an adapter in it, or the name of a repository on the hub."
+    text = str(source)
+    if folder.exists() or folder.is_absolute() or text.count("/") != 1 or text.startswith("."):
+        raise ModelNotFoundError("the adapter's folder exists", got=text, remedy=remedy)
+    from huggingface_hub import snapshot_download
+
+    names = [CONFIG, WEIGHTS, official.CONFIG, official.WEIGHTS]
+    try:
+        return Path(snapshot_download(text, revision=revision, allow_patterns=names))
+    except Exception as error:  # the client raises many kinds; all mean that it cannot be had
+        raise ModelNotFoundError(
+            "the adapter can be fetched from the hub", got=f"{text}: {error}", remedy=remedy
+        ) from error
+
+
+def _sites(model: nn.Module, config: DeltaMemConfig) -> list[Site]:
+    try:
+        return find_sites(model, config.layers)
+    except ConfigError as error:
+        raise UnsupportedModelError(
+            "the model has the layers that the adapter was made for",
+            got=error.got,
+            remedy="Load it into the backbone it was trained on.",
+        ) from error
+
+
+def _fill(sites: list[Site], memories: list[DeltaMemory], tensors: dict[str, Tensor]) -> None:
+    """Copy checked tensors into adapters that are not yet part of a model."""
+    wanted: dict[str, nn.Parameter] = {}
+    optional: dict[str, tuple[int, int]] = {}
+    for site, memory in zip(sites, memories, strict=True):
+        path = plain_path(site.path)
+        wanted |= {f"{path}.{n}": p for n, p in memory.named_parameters()}
+        for name in set(CORRECTIONS) & set(site.ports) - set(memory.sizes):
+            key = f"{path}.delta_{name}_proj"
+            optional[key] = (site.ports[name].width, memory.config.width)
+        if memory.config.o_rmsnorm and "o" not in memory.sizes:
+            optional[f"{path}.delta_o_rmsnorm_weight"] = (site.hidden,)  # type: ignore[assignment]
+    shapes = {name: tuple(p.shape) for name, p in wanted.items()} | optional
+    if missing := sorted(set(wanted) - set(tensors)):
+        raise FileFormatError("an adapter has a tensor for each parameter", got=_few(missing),
+                              remedy="It is damaged, or made for another backbone.")  # fmt: skip
+    if extra := sorted(set(tensors) - set(shapes)):
+        raise FileFormatError("an adapter has no tensor without a parameter", got=_few(extra),
+                              remedy="It is damaged, or made for another backbone.")  # fmt: skip
+    for key, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[key]:
+            raise UnsupportedModelError(
+                f"{key} has the shape {list(shapes[key])} of this backbone",
+                got=tuple(tensor.shape),
+                remedy="Load the adapter into the backbone it was trained on.",
+            )
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise FileFormatError(f"{key} holds finite floating point numbers", got=tensor.dtype)
+    with torch.no_grad():
+        for key, parameter in wanted.items():
+            parameter.copy_(tensors[key])
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _backbone(model: nn.Module) -> dict[str, Any]:
+    config = config_of(model)
+    return {
+        "model_type": str(getattr(config, "model_type", "")),
+        "hidden_size": int(getattr(config, "hidden_size", 0)),
+        "num_hidden_layers": int(getattr(config, "num_hidden_layers", 0)),
+    }
+
+
+def _same_backbone(theirs: dict[str, Any], here: dict[str, Any]) -> None:
+    if theirs != here:
+        raise UnsupportedModelError(
+            f"the adapter was made for this backbone ({here})",
+            got=theirs,
+            remedy="Load it into the backbone it was trained on.",
+        )
+
+
+def _official_widths(model: nn.Module, config: DeltaMemConfig) -> dict[str, dict[str, int]]:
+    widths = {}
+    for site in find_sites(model, config.layers):
+        if missing := [name for name in CORRECTIONS if name not in site.ports]:
+            raise UnsupportedModelError(
+                "the released format has q, k, v and o projections in every layer",
+                got=f"none for {missing} in {type(site.module).__name__}",
+            )
+        widths[plain_path(site.path)] = {n: site.ports[n].width for n in CORRECTIONS}
+    return widths

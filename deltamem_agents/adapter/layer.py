@@ -1,0 +1,163 @@
+"""The tuner layer beside an attention module's projections, and the hooks; nothing is replaced.
+
+Hooks are objects, not closures, so that a model with an adapter can be copied and pickled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from deltamem_agents.adapter.backbones import Site
+from deltamem_agents.adapter.call import FLIGHT, CallContext
+from deltamem_agents.adapter.memory import DeltaMemory
+from deltamem_agents.errors import ConfigError, StateError, UnsupportedModelError
+
+#: Name of the layer inside an attention module. PEFT finds our keys by the part before "_layer".
+CHILD = "delta_mem_layer"
+
+
+class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
+    """Adapters of one attention module, by name.
+
+    It is itself the dictionary name -> `DeltaMemory`, so that keys in a checkpoint read
+    `...self_attn.delta_mem_layer.<parameter>` for PEFT and for transformers' own loader, which put
+    the adapter's name right after the component that carries the method's prefix.
+    """
+
+    adapter_layer_names = ("adapters",)
+    other_param_names = ()
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.index = site.index
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+
+    @property
+    def adapters(self) -> DeltaMemLayer:
+        """This layer as PEFT expects to find its adapters."""
+        return self
+
+    @property
+    def running(self) -> DeltaMemory | None:
+        """The adapter that is switched on, or None.
+
+        Raises:
+            ConfigError: several are active at once.
+        """
+        if self._disable_adapters:
+            return None
+        active = self._active_adapter
+        if isinstance(active, str):
+            return self._modules.get(active)  # type: ignore[return-value]
+        here = [name for name in active if name in self._modules]
+        if len(here) > 1:
+            raise ConfigError(
+                "one δ-mem adapter is active at a time", got=here, remedy="Call set_adapter(name)."
+            )
+        return self._modules[here[0]] if here else None  # type: ignore[return-value]
+
+    def begin(self, context: CallContext | None, hidden: Tensor) -> None:
+        """Read the memory for an attention call; its projections' hooks take the corrections."""
+        memory = self.running
+        if memory is None:
+            FLIGHT.corrections = None
+            return
+        if context is None:
+            raise UnsupportedModelError(
+                "an attention layer with memory runs inside its decoder",
+                got=type(hidden).__name__,
+                remedy="Call the model, not one of its layers.",
+            )
+        if hidden.shape[:2] != (context.batch, context.length):
+            raise StateError(
+                f"attention sees the call's [{context.batch}, {context.length}] tokens",
+                got=tuple(hidden.shape),
+            )
+        FLIGHT.corrections = memory(hidden, context, self.index)
+
+
+class AttentionEntry:
+    """Pre-hook on attention: takes the call's context from the keywords and reads the memory."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        context = kwargs.pop("delta_mem", None)
+        if context is None:
+            context = FLIGHT.call
+        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        layer: Any = module._modules[CHILD]
+        layer.begin(context, hidden)
+        return args, kwargs
+
+
+class AttentionExit:
+    """Hook on attention: adds the o correction to its output."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        corrections, FLIGHT.corrections = FLIGHT.corrections, None
+        if not corrections or "o" not in corrections or output is None:
+            return None
+        if isinstance(output, tuple):
+            return (output[0] + corrections["o"].to(output[0].dtype), *output[1:])
+        return output + corrections["o"].to(output.dtype)
+
+
+class ProjectionExit:
+    """Hook on a projection: adds one correction to all of its output, or several to rows of it."""
+
+    def __init__(self, ports: dict[str, tuple[int, ...] | None]) -> None:
+        self.ports = ports
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        corrections = FLIGHT.corrections
+        if not corrections:
+            return None
+        for name, rows in self.ports.items():
+            if name in corrections:
+                part = corrections[name].to(output.dtype)
+                if rows is not None:
+                    index = torch.tensor(rows, device=part.device)
+                    part = torch.zeros_like(output).index_copy(-1, index, part)
+                output = output + part
+        return output
+
+
+HOOKS = (AttentionEntry, AttentionExit, ProjectionExit)
+
+
+def install(site: Site, layer: DeltaMemLayer) -> None:
+    """Put a layer and its hooks into an attention module."""
+    attention = site.module
+    attention.add_module(CHILD, layer)
+    attention.register_forward_pre_hook(AttentionEntry(), with_kwargs=True)
+    attention.register_forward_hook(AttentionExit(), always_call=True)
+    by_module: dict[str, dict[str, tuple[int, ...] | None]] = {}
+    for name, port in site.ports.items():
+        if name != "o":
+            by_module.setdefault(port.module, {})[name] = port.rows
+    for path, ports in by_module.items():
+        attention.get_submodule(path).register_forward_hook(ProjectionExit(ports))
+
+
+def remove(attention: nn.Module) -> None:
+    """Take a layer and its hooks out of an attention module; a no-op where there is none."""
+    attention._modules.pop(CHILD, None)
+    for module in attention.modules():
+        drop_hooks(module, HOOKS)
+
+
+def drop_hooks(module: nn.Module, kinds: tuple[type, ...]) -> None:
+    """Remove our hooks by their class; handles do not survive a copy of the model."""
+    for hooks, flags in (
+        (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
+        (module._forward_hooks,
+         (module._forward_hooks_with_kwargs, module._forward_hooks_always_called)),
+    ):  # fmt: skip
+        for key in [k for k, hook in hooks.items() if isinstance(hook, kinds)]:
+            del hooks[key]
+            for flag in flags:
+                flag.pop(key, None)

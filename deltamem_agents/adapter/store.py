@@ -1,0 +1,206 @@
+"""The states of one batch of sessions, as they ride in a cache; nothing here knows a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deltamem_agents.errors import StateError
+
+#: A store remembers the inputs of at most this many recent calls, for rolling back.
+HISTORY = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which states a model has: layer indices, state heads, rank."""
+
+    layers: tuple[int, ...]
+    heads: int
+    rank: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[layers with memory, H, R, R]."""
+        return (len(self.layers), self.heads, self.rank, self.rank)
+
+
+@dataclass(frozen=True, eq=False)
+class WriteRecord:
+    """The gates of one call in one layer, with their gradient.
+
+    Args:
+        layer: index of the decoder layer.
+        beta: write gate in (0, 1): [B, T, H, R]; for segment writes [B, M, H, R], one a segment.
+        keep: what is kept of the state, the same shape.
+        written: Bool[B, T] (or [B, M]): whether the token (segment) was written.
+    """
+
+    layer: int
+    beta: Tensor
+    keep: Tensor
+    written: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Undo:
+    """What a layer needs to take back tokens of one call: the states of any prefix of it."""
+
+    length: int
+    before: Tensor
+    sums_before: tuple[Tensor, Tensor] | None
+    replay: Callable[[int], tuple[Tensor, tuple[Tensor, Tensor] | None]]
+
+
+class MemoryStore:
+    """States fp32 [B, H, R, R] by layer; empty means zero, of whatever batch comes first."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.states: dict[int, Tensor] = {}
+        self.sums: dict[int, tuple[Tensor, Tensor]] = {}
+        self.records: list[WriteRecord] = []
+        self.recording_past = False
+        self._undo: dict[int, list[Undo]] = {}
+
+    def get(self, layer: int, batch: int, device: torch.device) -> Tensor:
+        """The state of a layer, [batch, H, R, R].
+
+        Raises:
+            StateError: the batch differs from the state's.
+        """
+        state = self.states.get(layer)
+        if state is None:
+            size = (batch, self.plan.heads, self.plan.rank, self.plan.rank)
+            return torch.zeros(size, device=device)
+        if state.shape[0] != batch:
+            raise StateError(
+                f"the memory's batch equals the input's, {batch}",
+                got=int(state.shape[0]),
+                remedy="Give one state a row; for beams or several samples call "
+                "cache.batch_repeat_interleave(n) first.",
+            )
+        return state if state.device == device else state.to(device)
+
+    def put(self, layer: int, state: Tensor, undo: Undo | None = None) -> None:
+        """Replace a layer's state; with `undo`, remember how to take it back."""
+        self.states[layer] = state
+        if undo is not None:
+            history = self._undo.setdefault(layer, [])
+            history.append(undo)
+            del history[:-HISTORY]
+
+    def memory(self) -> Tensor | None:
+        """All states, [B, layers, H, R, R], or None while they are zero."""
+        if not self.states:
+            return None
+        return torch.stack([self.states[layer] for layer in self.plan.layers], dim=1)
+
+    def set_memory(self, memory: Tensor) -> None:
+        """Replace all states by [B, layers, H, R, R]; the autograd graph is kept.
+
+        Raises:
+            StateError: wrong shape, not float32, or not finite.
+        """
+        check_memory(memory, self.plan)
+        self.states = dict(zip(self.plan.layers, memory.unbind(1), strict=True))
+        self.forget_history()
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Apply a change of the batch dimension to everything held."""
+        self.states = {layer: change(state) for layer, state in self.states.items()}
+        self.sums = {layer: (change(s), change(n)) for layer, (s, n) in self.sums.items()}
+        self.forget_history()
+
+    def clear(self) -> None:
+        """Back to zero, of whatever batch comes next."""
+        self.states.clear()
+        self.sums.clear()
+        self.records = []
+        self.forget_history()
+
+    def forget_history(self) -> None:
+        """Give up rolling back beyond this point."""
+        self._undo.clear()
+
+    def roll_back(self, tokens: int) -> None:
+        """Take back the newest tokens.
+
+        Raises:
+            StateError: they were not remembered; nothing has changed then.
+        """
+        if tokens == 0 or not self.states:
+            return
+        layers = self.plan.layers
+        if any(sum(u.length for u in self._undo.get(i, ())) < tokens for i in layers):
+            raise StateError(
+                "only tokens that were remembered can be taken back from the memory",
+                got=tokens,
+                remedy="Call cache.activate_past_recording() before the tokens are read, or keep "
+                "cache.memory from before them and assign it.",
+            )
+        for layer in layers:
+            self._roll_back_layer(layer, tokens)
+
+    def _roll_back_layer(self, layer: int, tokens: int) -> None:
+        history = self._undo[layer]
+        while tokens:
+            undo = history.pop()
+            kept = max(undo.length - tokens, 0)
+            tokens -= undo.length - kept
+            state, sums = undo.replay(kept) if kept else (undo.before, undo.sums_before)
+            self.states[layer] = state
+            if sums is None:
+                self.sums.pop(layer, None)
+            else:
+                self.sums[layer] = sums
+            if kept:
+                history.append(Undo(kept, undo.before, undo.sums_before, undo.replay))
+
+
+def check_memory(memory: Tensor, plan: Plan) -> None:
+    """Refuse a memory that does not fit.
+
+    Raises:
+        StateError: wrong shape, not float32, or not finite.
+    """
+    if not isinstance(memory, Tensor) or memory.dim() != 5 or memory.shape[1:] != plan.shape:
+        got = tuple(memory.shape) if isinstance(memory, Tensor) else type(memory).__name__
+        raise StateError(
+            f"a memory has the shape [batch, {', '.join(map(str, plan.shape))}] "
+            "(batch, layers with memory, state heads, rank, rank)",
+            got=got,
+            remedy="Was it written by another adapter?",
+        )
+    if memory.dtype != torch.float32:
+        raise StateError("a memory is float32", got=memory.dtype)
+    if not bool(torch.isfinite(memory.detach()).all()):
+        raise StateError("a memory is finite", remedy="It holds NaN or infinity.")
+
+
+def stack_memories(memories: Sequence[object], plan: Plan) -> Tensor:
+    """A batch from one memory a session: arrays or tensors [layers, H, R, R], or `MemoryState`s.
+
+    Raises:
+        StateError: one does not fit.
+    """
+    return torch.stack(list(_each(memories, plan)))
+
+
+def _each(memories: Sequence[object], plan: Plan) -> Iterator[Tensor]:
+    if not memories:
+        raise StateError("a batch has at least one memory", got=0)
+    for memory in memories:
+        value = getattr(memory, "state", memory)
+        tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+        if tensor.shape != plan.shape:
+            raise StateError(
+                f"a session's memory has the shape {list(plan.shape)} "
+                "(layers with memory, state heads, rank, rank)",
+                got=tuple(tensor.shape),
+                remedy="Was it written by another adapter?",
+            )
+        yield tensor
