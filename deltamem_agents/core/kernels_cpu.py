@@ -1,8 +1,8 @@
-"""The compiled loops of `scan_cpu`: plain Python that Numba turns into machine code.
+"""The compiled loops of `scan_cpu`: Python that Numba turns into machine code.
 
-They are compiled at the first call, once a machine (Numba caches them beside this file, or in
-the user's cache folder where that cannot be written), for arrays of any strides, so that one
-compilation serves every caller.
+They read like `core.rule`, in vectors of R numbers (`core.lanes`). Each is compiled once for a
+rank, at its first call, and kept on disk by Numba: beside this file, or in the user's cache folder
+where that cannot be written.
 """
 
 from __future__ import annotations
@@ -10,172 +10,200 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
+import numba
 import numpy as np
+from numba import boolean, float32, types
+from numba.extending import register_jitable
 
-EVERY = 64  # tokens between two kept states
+from deltamem_agents.core.lanes import (
+    fill,
+    get,
+    put,
+    row_products,
+    scale_and_add,
+    times,
+    transposed_times,
+)
+
+EVERY = 64  # tokens between two states kept for the backward
+
+_Loop = Callable[..., None]
 
 # Reordering and fused multiply-add are allowed; NaN and infinity must go through untouched.
-_FAST = {"reassoc", "contract", "arcp", "nsz"}
+_OPTIONS = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 _LOCK = Lock()
 
+# Arrays of any strides, so that one compilation serves every caller.
+_IN = types.Array(float32, 4, "A", readonly=True)
+_MASK = types.Array(boolean, 2, "A", readonly=True)
+_OUT = float32[:, :, :, ::1]
+_KEPT = float32[:, :, :, :, ::1]
 
-class Kernels(NamedTuple):
-    """The two compiled loops; arguments as in `_forward` and `_backward` below."""
 
-    forward: Callable[..., None]
-    backward: Callable[..., None]
-
-
-def kernels() -> Kernels:
-    """The compiled loops; the first call compiles them, other threads wait for it."""
+def forward_loop(rank: int) -> _Loop:
+    """The compiled `_forward` of this rank; other threads wait while it is compiled."""
     with _LOCK:
-        return _compiled()
+        return _compiled_forward(rank)
+
+
+def backward_loop(rank: int) -> _Loop:
+    """The compiled `_backward` of this rank; other threads wait while it is compiled."""
+    with _LOCK:
+        return _compiled_backward(rank)
 
 
 @cache
-def _compiled() -> Kernels:
-    from numba import boolean, float32, types
-
-    inputs = types.Array(float32, 4, "A", readonly=True)
-    flags = types.Array(boolean, 2, "A", readonly=True)
-    kept = float32[:, :, :, :, ::1]
-    result = float32[:, :, :, ::1]
-    forward = (*[inputs] * 7, flags, boolean, result, result, kept)
-    backward = (*[inputs] * 6, kept, flags, boolean, inputs, inputs, *[result] * 7)
-    return Kernels(_compile(_forward, forward), _compile(_backward, backward))
+def _compiled_forward(rank: int) -> _Loop:
+    inputs = types.UniTuple(_IN, 6)
+    return _compile(_forward(rank), (inputs, _IN, _MASK, boolean, _OUT, _OUT, _KEPT))
 
 
-def _compile(loop: Callable[..., None], arguments: tuple[Any, ...]) -> Callable[..., None]:
-    import numba
+@cache
+def _compiled_backward(rank: int) -> _Loop:
+    inputs, gradients = types.UniTuple(_IN, 6), types.UniTuple(_OUT, 6)
+    return _compile(_backward(rank), (inputs, _KEPT, _MASK, boolean, _IN, _IN, gradients, _OUT))
 
-    options = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
+
+def _compile(loop: _Loop, arguments: tuple[Any, ...]) -> _Loop:
     signature = numba.void(*arguments)
     try:
-        compiled = numba.njit(signature, cache=True, **options)(loop)
-    except RuntimeError:  # no folder that the cache could live in
-        compiled = numba.njit(signature, **options)(loop)
+        compiled = numba.njit(signature, cache=True, **_OPTIONS)(loop)
+    except RuntimeError:  # there is no folder that Numba could keep it in
+        compiled = numba.njit(signature, **_OPTIONS)(loop)
     return compiled  # type: ignore[no-any-return]
 
 
-def _forward(
-    q: Any,
-    k: Any,
-    v: Any,
-    keep: Any,
-    erase: Any,
-    write: Any,
-    before: Any,
-    mask: Any,
-    masked: bool,
-    reads: Any,
-    after: Any,
-    kept: Any,
-) -> None:
-    """All [B, T, H, R] but before, after [B, H, R, R], mask [B, T], kept [B, H, T / 64, R, R]."""
-    batch, tokens, heads, rank = q.shape
-    state = np.empty((rank, rank), np.float32)
-    for b in range(batch):
-        for h in range(heads):
-            state[:] = before[b, h]
-            for t in range(tokens):
-                if t % 64 == 0 and kept.shape[2] > 0:
-                    kept[b, h, t // 64] = state
-                if masked and not mask[b, t]:
-                    for i in range(rank):
-                        reads[b, t, h, i] = 0.0
-                    continue
-                for i in range(rank):
-                    answer = np.float32(0.0)
-                    known = np.float32(0.0)
-                    for j in range(rank):
-                        answer += state[i, j] * q[b, t, h, j]
-                        known += state[i, j] * k[b, t, h, j]
-                    reads[b, t, h, i] = answer
-                    change = write[b, t, h, i] * v[b, t, h, i] - erase[b, t, h, i] * known
-                    stay = keep[b, t, h, i]
-                    for j in range(rank):
-                        state[i, j] = stay * state[i, j] + change * k[b, t, h, j]
-            after[b, h] = state
+@register_jitable  # type: ignore[untyped-decorator]
+def _turn(target: Any, source: Any) -> None:
+    """Rows to columns, or back."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[j, i] = source[i, j]
 
 
-def _backward(  # noqa: PLR0912
-    q: Any,
-    k: Any,
-    v: Any,
-    keep: Any,
-    erase: Any,
-    write: Any,
-    kept: Any,
-    mask: Any,
-    masked: bool,
-    of_reads: Any,
-    of_after: Any,
-    of_q: Any,
-    of_k: Any,
-    of_v: Any,
-    of_keep: Any,
-    of_erase: Any,
-    of_write: Any,
-    of_state: Any,
+@register_jitable  # type: ignore[untyped-decorator]
+def _copy(target: Any, source: Any) -> None:
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _write(inputs: Any, at: Any, new: Any, new_at: Any, old: Any, old_at: Any, zero: Any) -> None:
+    """The write of one token (equation 12): from the matrix at old_at to the one at new_at."""
+    _, k, v, keep, erase, write = inputs
+    key = get(k, at, zero)
+    known = times(old, old_at, key)
+    change = get(write, at, zero) * get(v, at, zero) - get(erase, at, zero) * known
+    scale_and_add(new, new_at, old, old_at, get(keep, at, zero), change, key)
+
+
+def _forward(rank: int) -> _Loop:
+    """The loop for one rank.
+
+    Its arguments: inputs (q, k, v, keep, erase, write) [B, T, H, R] and before [B, H, R, R] are
+    read; reads, after and kept [B, H, T / 64 or 0, R, R] are written; mask [B, T] counts where
+    `masked` says so.
+    """
+
+    def forward(
+        inputs: Any, before: Any, mask: Any, masked: Any, reads: Any, after: Any, kept: Any
+    ) -> None:
+        batch, tokens, heads, _ = inputs[0].shape
+        zero = fill(0.0, rank)
+        state = np.empty((1, rank, rank), np.float32)
+        for b in range(batch):
+            for h in range(heads):
+                _turn(state[0], before[b, h])
+                for t in range(tokens):
+                    at = (b, t, h)
+                    if kept.shape[2] > 0 and t % EVERY == 0:
+                        _copy(kept[b, h, t // EVERY], state[0])
+                    if masked and not mask[b, t]:
+                        put(reads, at, zero)
+                        continue
+                    put(reads, at, times(state, (0,), get(inputs[0], at, zero)))
+                    _write(inputs, at, state, (0,), state, (0,), zero)
+                _turn(after[b, h], state[0])
+
+    return forward
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _undo(
+    inputs: Any, at: Any, past: Any, x: Any, grad: Any, asked: Any, results: Any, zero: Any
 ) -> None:
-    """Shapes as in `_forward`; every `of_x` has the shape of x."""
-    batch, tokens, heads, rank = q.shape
-    past = np.empty((64, rank, rank), np.float32)
-    grad = np.empty((rank, rank), np.float32)
-    for b in range(batch):
-        for h in range(heads):
-            grad[:] = of_after[b, h]
-            for chunk in range(kept.shape[2] - 1, -1, -1):
-                start = chunk * 64
-                stop = min(tokens, start + 64)
-                past[0] = kept[b, h, chunk]
-                for t in range(start, stop - 1):
-                    x = t - start
-                    if masked and not mask[b, t]:
-                        past[x + 1] = past[x]
-                        continue
-                    for i in range(rank):
-                        known = np.float32(0.0)
-                        for j in range(rank):
-                            known += past[x, i, j] * k[b, t, h, j]
-                        change = write[b, t, h, i] * v[b, t, h, i] - erase[b, t, h, i] * known
-                        stay = keep[b, t, h, i]
-                        for j in range(rank):
-                            past[x + 1, i, j] = stay * past[x, i, j] + change * k[b, t, h, j]
-                for t in range(stop - 1, start - 1, -1):
-                    x = t - start
-                    for j in range(rank):
-                        of_q[b, t, h, j] = 0.0
-                        of_k[b, t, h, j] = 0.0
-                    if masked and not mask[b, t]:
-                        for i in range(rank):
-                            of_v[b, t, h, i] = 0.0
-                            of_keep[b, t, h, i] = 0.0
-                            of_erase[b, t, h, i] = 0.0
-                            of_write[b, t, h, i] = 0.0
-                        continue
-                    for i in range(rank):
-                        known = np.float32(0.0)
-                        of_change = np.float32(0.0)
-                        of_stay = np.float32(0.0)
-                        for j in range(rank):
-                            known += past[x, i, j] * k[b, t, h, j]
-                            of_change += grad[i, j] * k[b, t, h, j]
-                            of_stay += grad[i, j] * past[x, i, j]
-                        change = write[b, t, h, i] * v[b, t, h, i] - erase[b, t, h, i] * known
-                        of_known = erase[b, t, h, i] * of_change
-                        of_v[b, t, h, i] = write[b, t, h, i] * of_change
-                        of_write[b, t, h, i] = v[b, t, h, i] * of_change
-                        of_erase[b, t, h, i] = -known * of_change
-                        of_keep[b, t, h, i] = of_stay
-                        stay = keep[b, t, h, i]
-                        asked = of_reads[b, t, h, i]
-                        for j in range(rank):
-                            of_k[b, t, h, j] += change * grad[i, j] - of_known * past[x, i, j]
-                            of_q[b, t, h, j] += asked * past[x, i, j]
-                            grad[i, j] = (
-                                stay * grad[i, j] - of_known * k[b, t, h, j] + asked * q[b, t, h, j]
-                            )
-            of_state[b, h] = grad
+    """Gradients of one token's read and write; README.md derives them.
+
+    `grad` is the gradient of the state after the token when it comes in, and of the state before
+    it when it goes out; `asked` is the gradient of the token's read.
+    """
+    q, k, v, keep, erase, write = inputs
+    key, value, erased, written = (
+        get(k, at, zero),
+        get(v, at, zero),
+        get(erase, at, zero),
+        get(write, at, zero),
+    )
+    known = times(past, (x,), key)
+    change = written * value - erased * known
+    of_change = times(grad, (0,), key)
+    of_known = zero - erased * of_change
+    of_key = transposed_times(grad, (0,), change) + transposed_times(past, (x,), of_known)
+    put(results[0], at, transposed_times(past, (x,), asked))
+    put(results[1], at, of_key)
+    put(results[2], at, written * of_change)
+    put(results[3], at, row_products(past, (x,), grad, (0,), zero))
+    put(results[4], at, zero - known * of_change)
+    put(results[5], at, value * of_change)
+    scale_and_add(grad, (0,), grad, (0,), get(keep, at, zero), of_known, key)
+    scale_and_add(grad, (0,), grad, (0,), fill(1.0, zero), asked, get(q, at, zero))
+
+
+def _backward(rank: int) -> _Loop:
+    """The loop for one rank: recompute 64 states from the one kept, then go through them back.
+
+    Arguments as in `_forward`; of_reads and of_after come in, results (gradients of inputs) and
+    of_state go out.
+    """
+
+    def backward(
+        inputs: Any,
+        kept: Any,
+        mask: Any,
+        masked: Any,
+        of_reads: Any,
+        of_after: Any,
+        results: Any,
+        of_state: Any,
+    ) -> None:
+        batch, tokens, heads, _ = inputs[0].shape
+        zero = fill(0.0, rank)
+        past = np.empty((EVERY, rank, rank), np.float32)
+        grad = np.empty((1, rank, rank), np.float32)
+        for b in range(batch):
+            for h in range(heads):
+                _turn(grad[0], of_after[b, h])
+                for chunk in range(kept.shape[2] - 1, -1, -1):
+                    start = chunk * EVERY
+                    count = min(tokens - start, EVERY)
+                    _copy(past[0], kept[b, h, chunk])
+                    for x in range(count - 1):
+                        if masked and not mask[b, start + x]:
+                            _copy(past[x + 1], past[x])
+                        else:
+                            at = (b, start + x, h)
+                            _write(inputs, at, past, (x + 1,), past, (x,), zero)
+                    for x in range(count - 1, -1, -1):
+                        at = (b, start + x, h)
+                        if masked and not mask[b, start + x]:
+                            for result in results:
+                                put(result, at, zero)
+                        else:
+                            asked = get(of_reads, at, zero)
+                            _undo(inputs, at, past, x, grad, asked, results, zero)
+                _turn(of_state[b, h], grad[0])
+
+    return backward

@@ -7,6 +7,7 @@ while a kernel runs, and kernels hold no state of their own, so threads may call
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deltamem_agents.core.kernels_cpu import EVERY, kernels
+from deltamem_agents.core.kernels_cpu import EVERY, backward_loop, forward_loop
 
 _NO_MASK = np.ones((1, 1), dtype=np.bool_)
 
@@ -38,32 +39,34 @@ def scan_cpu(
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         reads, after = _CpuScan.apply(*inputs, mask)  # type: ignore[no-untyped-call]
         return reads, after
-    reads, after, _ = _forward([x.detach().numpy() for x in inputs], mask, checkpoints=False)
+    reads, after, _ = _forward(inputs, mask, checkpoints=False)
     return reads, after
 
 
 def _forward(
-    arrays: list[Any], mask: Tensor | None, *, checkpoints: bool
+    tensors: tuple[Tensor, ...], mask: Tensor | None, *, checkpoints: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, tokens, heads, rank = arrays[0].shape
+    batch, tokens, heads, rank = tensors[0].shape
     reads = torch.empty(batch, tokens, heads, rank)
     after = torch.empty(batch, heads, rank, rank)
     kept = torch.empty(batch, heads, -(-tokens // EVERY) if checkpoints else 0, rank, rank)
-    kernels().forward(
-        *arrays, _mask(mask), mask is not None, reads.numpy(), after.numpy(), kept.numpy()
-    )
+    *inputs, before = _arrays(tensors)
+    flags = _NO_MASK if mask is None else mask.numpy()
+    outputs = (reads.numpy(), after.numpy(), kept.numpy())
+    forward_loop(rank)(tuple(inputs), before, flags, mask is not None, *outputs)
     return reads, after, kept
 
 
-def _mask(mask: Tensor | None) -> Any:
-    return _NO_MASK if mask is None else mask.numpy()
+def _arrays(tensors: Iterable[Tensor]) -> tuple[Any, ...]:
+    """As numpy, without a copy unless a last axis is not contiguous (an expanded gate, say)."""
+    return tuple((x if x.stride(-1) == 1 else x.contiguous()).detach().numpy() for x in tensors)
 
 
 class _CpuScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        *tensors, mask = inputs
-        reads, after, kept = _forward([x.detach().numpy() for x in tensors], mask, checkpoints=True)
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *tensors, mask = arguments
+        reads, after, kept = _forward(tuple(tensors), mask, checkpoints=True)
         ctx.save_for_backward(*tensors[:-1], kept, mask)
         return reads, after
 
@@ -71,16 +74,15 @@ class _CpuScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_reads: Tensor, of_after: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, kept, mask = ctx.saved_tensors
-        gradients = [torch.empty(tensors[0].shape) for _ in tensors]
+        results = [torch.empty(tensors[0].shape) for _ in tensors]
         of_state = torch.empty(of_after.shape)
-        kernels().backward(
-            *(x.detach().numpy() for x in tensors),
+        backward_loop(tensors[0].shape[-1])(
+            _arrays(tensors),
             kept.numpy(),
-            _mask(mask),
+            _NO_MASK if mask is None else mask.numpy(),
             mask is not None,
-            of_reads.numpy(),
-            of_after.numpy(),
-            *(x.numpy() for x in gradients),
+            *_arrays((of_reads, of_after)),
+            tuple(x.numpy() for x in results),
             of_state.numpy(),
         )
-        return (*gradients, of_state, None)
+        return (*results, of_state, None)
