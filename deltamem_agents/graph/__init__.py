@@ -1,0 +1,1 @@
+"""The memory in a graph: middleware, node, and the operators on one thread."""

@@ -1,0 +1,88 @@
+"""Messages in whole turns: what belongs together, what is forgotten together, what repeats it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
+
+Predicate = Callable[[BaseMessage], bool]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A later message that says again what was forgotten.
+
+    Args:
+        message_id: the message.
+        value: what it repeats, as it stood in the forgotten turn.
+        text: the message's text.
+    """
+
+    message_id: str
+    value: str
+    text: str
+
+
+def turns(messages: Sequence[AnyMessage]) -> list[list[AnyMessage]]:
+    """Cut a conversation into turns: a user's message and all that answers it.
+
+    Several user messages in a row are turns of their own; what stands before the first user
+    message is a turn too.
+    """
+    result: list[list[AnyMessage]] = []
+    for message in messages:
+        if not result or isinstance(message, HumanMessage):
+            result.append([message])
+        else:
+            result[-1].append(message)
+    return result
+
+
+def selected_turns(
+    messages: Sequence[AnyMessage], chosen: Collection[str] | Predicate
+) -> list[AnyMessage]:
+    """All messages of the turns that hold a chosen message, in order."""
+    choose = chosen if callable(chosen) else (lambda message: message.id in chosen)
+    return [
+        message
+        for turn in turns(messages)
+        if any(choose(message) for message in turn)
+        for message in turn
+    ]
+
+
+def repeats(
+    messages: Iterable[AnyMessage], values: Iterable[str], *, without: Collection[str]
+) -> list[Repeat]:
+    """The messages that hold one of the values as whole words, capitals apart.
+
+    Args:
+        messages: where to look.
+        values: what to look for.
+        without: ids of messages that are not looked at.
+    """
+    forms = [(value, _whole(value)) for value in dict.fromkeys(values) if value.strip()]
+    found: list[Repeat] = []
+    for message in messages:
+        if not message.id or message.id in without:
+            continue
+        said = said_by(message)
+        found += [Repeat(message.id, value, said) for value, form in forms if form.search(said)]
+    return found
+
+
+def said_by(message: BaseMessage) -> str:
+    """The message's text with the arguments of its tool calls, all in which a value can stand."""
+    parts: list[str] = [str(message.text)]
+    if isinstance(message, AIMessage):
+        parts += [str(call["args"]) for call in message.tool_calls]
+    if isinstance(message, ToolMessage) and message.artifact is not None:
+        parts.append(str(message.artifact))
+    return "\n".join(part for part in parts if part)
+
+
+def _whole(value: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(value.strip())}(?!\w)", re.IGNORECASE)
