@@ -58,7 +58,8 @@ class Site:
         """The base weight [out, in] behind a port, in the orientation of `nn.Linear`."""
         port = self.ports[correction]
         linear = self.module.get_submodule(port.module)
-        weight: Tensor = linear.weight.detach()
+        stored: Any = linear.weight
+        weight: Tensor = stored.detach()
         weight = weight.t() if type(linear).__name__ == "Conv1D" else weight
         return weight if port.rows is None else weight[list(port.rows)]
 

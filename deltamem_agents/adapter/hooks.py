@@ -145,7 +145,8 @@ def _tokens(args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
         if kwargs.get(name) is not None:
             tokens: torch.Tensor = kwargs[name]
             return tokens
-    return args[0]  # type: ignore[no-any-return]
+    first: torch.Tensor = args[0]
+    return first
 
 
 def _cache(decoder: nn.Module, kwargs: dict[str, Any]) -> Cache | None:
@@ -163,7 +164,8 @@ def _cache(decoder: nn.Module, kwargs: dict[str, Any]) -> Cache | None:
     if not use_cache or (decoder.training and getattr(decoder, "gradient_checkpointing", False)):
         return None
     kwargs["past_key_values"] = DynamicCache(config=config)
-    return kwargs["past_key_values"]  # type: ignore[no-any-return]
+    made: Cache = kwargs["past_key_values"]
+    return made
 
 
 def _refuse_paged(decoder: nn.Module, kwargs: dict[str, Any]) -> None:

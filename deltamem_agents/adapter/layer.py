@@ -28,6 +28,8 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
     the adapter's name right after the component that carries the method's prefix.
     """
 
+    _active_adapter: str | list[str]
+    _disable_adapters: bool
     adapter_layer_names = ("adapters",)
     other_param_names = ()
 

@@ -130,7 +130,7 @@ class DeltaMemory(nn.Module):
 
             def replay(n: int) -> tuple[Tensor, None]:
                 first = [part[:, :n].contiguous() for part in (q, k, v, *gates)]
-                return delta_scan(*first, before, None if mask is None else mask[:, :n])[1], None
+                return _state_after(first, before, None if mask is None else mask[:, :n]), None
 
             undo = Undo(x.shape[1], before, None, replay)
         if context.record and not context.sealed:
@@ -208,13 +208,13 @@ class DeltaMemory(nn.Module):
             q, k, v, beta, keep, each [B, T, H, R].
         """
         config = self.config
-        heads, rank, width = config.heads, config.rank, config.width
+        heads, width = config.heads, config.width
         y = F.linear(x, self._in_weight())
-        qk = y[..., : 2 * width].unflatten(-1, (2 * heads, rank))
+        qk = _split(y[..., : 2 * width], 2 * heads)
         if config.normalize_qk:
             qk = F.normalize(torch.tanh(qk), dim=-1, eps=NORM_EPS)
         q, k = qk[..., :heads, :], qk[..., heads:, :]
-        v = y[..., 2 * width : 3 * width].unflatten(-1, (heads, rank))
+        v = _split(y[..., 2 * width : 3 * width], heads)
         gates = torch.sigmoid(y[..., 3 * width :] + self._gate_bias())
         beta = self._rows(gates[..., : config.gates])
         if config.update == "no_lambda":
@@ -227,7 +227,7 @@ class DeltaMemory(nn.Module):
 
     def _rows(self, gates: Tensor) -> Tensor:
         """[B, T, gates] as one gate a row of each state, [B, T, H, R]."""
-        by_head = gates.unflatten(-1, (self.config.heads, -1))
+        by_head = _split(gates, self.config.heads)
         return by_head.expand(*by_head.shape[:-1], self.config.rank)
 
     def _gates(self, beta: Tensor, keep: Tensor, write_mask: Tensor | None) -> Gates:
@@ -260,7 +260,9 @@ class DeltaMemory(nn.Module):
         flat = reads.flatten(-2)
         weight = torch.cat([self.output(name).float() for name in self.sizes])
         packed = F.linear(flat, weight) * (self.config.alpha / self.config.rank)
-        parts = dict(zip(self.sizes, packed.split(list(self.sizes.values()), -1), strict=True))
+        parts = dict(
+            zip(self.sizes, torch.split(packed, list(self.sizes.values()), -1), strict=True)
+        )
         if self.config.trainable_scale:
             factors = torch.sigmoid(self.delta_scale_raw.float()) * self.config.scale_max
             by_head = self.config.scale_per == "head"
@@ -276,6 +278,16 @@ class DeltaMemory(nn.Module):
                 self.config.o_rmsnorm_eps,
             )
         return parts
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """[B, T, heads R] as [B, T, heads, R]."""
+    return x.view(*x.shape[:-1], heads, -1)
+
+
+def _state_after(parts: list[Tensor], state: Tensor, mask: Tensor | None) -> Tensor:
+    q, k, v, keep, erase, write = parts
+    return delta_scan(q, k, v, keep, erase, write, state, mask)[1]
 
 
 def _written(beta: Tensor, context: CallContext) -> Tensor:

@@ -86,7 +86,11 @@ def install_all(
             detach(model)
         else:
             for site in sites:
-                site.module._modules[CHILD]._modules.pop(name, None)  # type: ignore[union-attr]
+                layer = site.module._modules.get(CHILD)
+                if isinstance(layer, DeltaMemLayer):
+                    layer._modules.pop(name, None)
+                    if not layer:
+                        remove(site.module)
         raise
     if first:
         entry = find_entry(model)
