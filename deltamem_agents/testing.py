@@ -1,4 +1,4 @@
-"""Doubles for tests: a tiny random backbone and a byte tokenizer, real in kind and worthless in skill.
+"""Doubles for tests: a tiny random backbone and a byte tokenizer, real in kind, without skill.
 
 A tiny model is a real transformers model with random weights, so that windows, replay, batching and
 formats are exercised in full; it knows nothing, so that answers are noise.

@@ -1,1 +1,1 @@
-"""Loading, templates, the window, replay and decoding: everything about running a model, no LangChain."""
+"""Running a model: loading, templates, the window, replay and decoding. No LangChain."""

@@ -1,7 +1,9 @@
 """Messages as the runtime knows them: plain dicts, checked and brought into one form.
 
-A message is `{"role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content"}`; all but
-the first two may be missing. A tool call is `{"id", "function": {"name", "arguments"}}`, or the
+A message is `{"role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content"}`; all
+but the first two may be missing. `summary: True` marks a message that stands for messages that were
+taken out. A malformed call that the model made is kept as text in `invalid_tool_calls`, a list of
+strings, and rendered as it was. A tool call is `{"id", "function": {"name", "arguments"}}`, or the
 shorter `{"id", "name", "args"}`.
 """
 
@@ -36,9 +38,7 @@ def normalise(messages: Sequence[Message]) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = []
     for message in messages:
         entry = _entry(message)
-        if entry["role"] != "system":
-            result.append(entry)
-        elif not result:
+        if entry["role"] != "system" or not result:
             result.append(entry)
         elif len(result) == 1 and result[0]["role"] == "system":
             result[0]["content"] += "\n\n" + entry["content"]
@@ -74,7 +74,9 @@ def _entry(message: Message) -> dict[str, Any]:
         "tool_calls": [_call(call) for call in message.get("tool_calls") or []],
         "reasoning_content": message.get("reasoning_content") or None,
     }
-    for key in ("tool_call_id", "name"):
+    for raw in message.get("invalid_tool_calls") or []:
+        entry["content"] += f"{chr(10) if entry['content'] else ''}<tool_call>{raw}</tool_call>"
+    for key in ("tool_call_id", "name", "summary"):
         if message.get(key) is not None:
             entry[key] = message[key]
     return entry
@@ -130,10 +132,3 @@ def roll(previous: str, digests: Sequence[str]) -> str:
     for name in digests:
         previous = hashlib.sha256(f"{previous}:{name}".encode()).hexdigest()
     return previous
-
-
-def pinned_digest(system: str | None, tools: Sequence[Mapping[str, Any]] | None) -> str:
-    """Name a system prompt with its tools: hex sha256, or "" where there is neither."""
-    if system is None and not tools:
-        return ""
-    return digest_of([system, list(tools or [])])

@@ -78,7 +78,8 @@ def test_text_of_the_built_in_format():
     assert texts[2] == (
         "<|im_start|>assistant\nLet me see."
         '\n<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
-        '\n<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call><|im_end|>\n'
+        '\n<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call>'
+        "<|im_end|>\n"
     )
     assert texts[3] == "<|im_start|>user\n<tool_response>\nrain\n</tool_response>"
     assert texts[4] == '\n<tool_response>\n{"sun": true}\n</tool_response><|im_end|>\n'
@@ -115,7 +116,7 @@ FOREIGN = (
 
 def test_foreign_template_is_cut_at_its_messages():
     template = ChatTemplate(byte_tokenizer(FOREIGN))
-    parts = template.render(TALK[:2] + [{"role": "assistant", "content": "x"}], generate=True)
+    parts = template.render([*TALK[:2], {"role": "assistant", "content": "x"}], generate=True)
     assert [template.tokenizer.decode(part.ids) for part in parts] == [
         "<|endoftext|>[system]\nBe brief.\n",
         "[user]\nWeather in Köln and Bonn?\n",

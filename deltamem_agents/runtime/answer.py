@@ -1,0 +1,191 @@
+"""Generating a reply within a turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import GenerationTimeoutError
+from deltamem_agents.runtime.reply import Part, ReplyParser
+from deltamem_agents.runtime.sampling import Sampler, Sampling
+from deltamem_agents.runtime.text import Detokenizer, StopStrings
+from deltamem_agents.runtime.turn import Steps, Turn
+
+
+class Constraint(Protocol):
+    """A grammar that says which tokens may come next."""
+
+    def allowed(self) -> Tensor | None:
+        """Bool[V], or None where every token may come."""
+
+    def accept(self, token: int) -> None:
+        """Go on by a token."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a reply is generated.
+
+    Args:
+        sampling: how tokens are chosen.
+        stop: strings that end the reply; they are not part of it.
+        timeout: seconds from the start of the turn; None for no limit.
+        constraint: makes a grammar for this reply, or None.
+        parse_tools: whether `<tool_call>` in the reply is a call.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: Sequence[str] = ()
+    timeout: float | None = None
+    constraint: Callable[[], Constraint] | None = None
+    parse_tools: bool = True
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a call.
+
+    Args:
+        input_tokens: system prompt, tools, the messages in view and the generation prompt.
+        output_tokens: tokens that were generated.
+        cached_tokens: those of the input that the live session had read already.
+        reasoning_tokens: those of the output that are reasoning.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Final:
+    """The end of a reply.
+
+    Args:
+        state: the new memory.
+        message: the reply as a message dict.
+        finish_reason: "stop", "length" or "tool_calls".
+        usage: tokens of the call.
+    """
+
+    state: MemoryState
+    message: dict[str, Any]
+    finish_reason: str
+    usage: Usage
+
+
+Event = Part | Final
+
+
+class Answer:
+    """Generates one reply.
+
+    Args:
+        turn: the turn that it belongs to.
+        options: how.
+        emit: is called with each piece, from the thread that runs the model.
+    """
+
+    def __init__(self, turn: Turn, options: Options, emit: Callable[[Event], None]) -> None:
+        self.turn, self.options, self.emit = turn, options, emit
+        engine = turn.engine
+        self.ids: list[int] = []
+        self.reasoning_tokens = 0
+        self.input_tokens = 0
+        self.finish = "length"
+        self._deadline = None if options.timeout is None else time.monotonic() + options.timeout
+        self._text = Detokenizer(engine.tokenizer)
+        self._stops = StopStrings(options.stop)
+        self._parser = ReplyParser(reasons=engine.template.reasons, tools=options.parse_tools)
+        self._writes = engine.template.policy.writes("assistant")
+
+    def steps(self) -> Steps:
+        """Read the prompt, generate, read the rest of the canonical reply, hand over the memory."""
+        turn = self.turn
+        try:
+            yield from turn.advance(generate=True)
+            fed = turn.session.fed
+            logits = yield from self._prompt()
+            cached = self.input_tokens - (turn.session.fed - fed)
+            yield from self._generate(logits)
+            message = self._close()
+            turn.add_reply(message)
+            yield from turn.settle(follower=turn.follower())
+        except BaseException:
+            turn.abandon()
+            raise
+        assert turn.progress.state is not None
+        usage = Usage(self.input_tokens, len(self.ids), max(0, cached), self.reasoning_tokens)
+        finish = "tool_calls" if message.get("tool_calls") else self.finish
+        self.emit(Final(turn.progress.state, message, finish, usage))
+
+    def _prompt(self) -> Any:
+        turn = self.turn
+        pinned, parts = turn.render(turn.first, len(turn.items), generate=True)
+        prompt = parts.pop()
+        self.input_tokens = sum(map(len, parts)) + len(prompt) + (len(pinned) if pinned else 0)
+        yield from turn.session.sync(pinned, parts)
+        if turn.engine.tokenizer.decode(prompt.ids).rstrip().endswith("<think>"):
+            self._parser = ReplyParser(reasons=True, thinking=True, tools=self.options.parse_tools)
+        seen = [token for part in (*parts, prompt) for token in part.ids]
+        self._sampler = Sampler(self.options.sampling, seen)
+        return (yield from turn.session.open_message(prompt))
+
+    def _generate(self, logits: Tensor) -> Steps:
+        engine, session = self.turn.engine, self.turn.session
+        room = engine.max_positions - session.length - engine.closing_tokens
+        limit = min(self.options.sampling.max_tokens or room, room)
+        constraint = self.options.constraint() if self.options.constraint else None
+        while len(self.ids) < limit:
+            allowed = constraint.allowed() if constraint else None
+            if allowed is not None and allowed.shape[0] < logits.shape[-1]:
+                spare = logits.shape[-1] - allowed.shape[0]
+                allowed = torch.nn.functional.pad(allowed, (0, spare))
+            token = self._sampler.choose(logits, allowed)
+            self.ids.append(token)
+            if token in engine.end_tokens:
+                self.finish = "stop"
+                return
+            if constraint:
+                constraint.accept(token)
+            self._show(self._text.push(token))
+            if self._stops.found:
+                self.finish = "stop"
+                return
+            self._check_time()
+            if len(self.ids) < limit:
+                logits = yield from session.extend(token, self._writes)
+
+    def _show(self, text: str) -> None:
+        parts = self._parser.push(self._stops.push(text))
+        self.reasoning_tokens += self._parser.in_reasoning
+        for part in parts:
+            self.emit(part)
+
+    def _close(self) -> dict[str, Any]:
+        rest = "" if self._stops.found else self._stops.push(self._text.flush())
+        if not self._stops.found:
+            rest += self._stops.flush()
+        for part in (*self._parser.push(rest), *self._parser.flush()):
+            self.emit(part)
+        return self._parser.message()
+
+    def _check_time(self) -> None:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise GenerationTimeoutError(
+                f"a reply takes at most timeout={self.options.timeout} seconds",
+                got=f"{len(self.ids)} tokens so far",
+                remedy="Raise timeout, or lower max_tokens.",
+            )
+
+
+def defaults(options: Options, **changes: Any) -> Options:
+    """Return the options with some of the sampling changed."""
+    return replace(options, sampling=replace(options.sampling, **changes))
