@@ -1,0 +1,143 @@
+"""Engines: one for the sync methods, one per event loop for the async ones.
+
+| given | sync methods | async methods |
+|---|---|---|
+| `sqlite:///file`, a path | sqlite3 | sqlite3 in a thread: one hop per operation |
+| `sqlite+aiosqlite:///file` | sqlite3 | aiosqlite |
+| `postgresql://`, `postgresql+psycopg://` | psycopg | psycopg |
+| `postgresql+asyncpg://` | psycopg | asyncpg |
+| `mysql://`, `mariadb://` (+pymysql, +asyncmy) | PyMySQL | asyncmy |
+| an `Engine` | that one | that one, in a thread |
+| an `AsyncEngine` | one of ours on its URL | that one |
+
+An engine that was given is never disposed, and its pool is used as it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from deltamem_agents.errors import ConfigError
+
+WRITE = "deltamem_write"
+_SYNC = {
+    "sqlite": "sqlite", "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql",
+}
+_ASYNC = {
+    "sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+asyncmy", "mariadb": "mariadb+asyncmy",
+}
+
+
+def parse(source: str | URL | Path) -> URL:
+    """A URL from what the user wrote; a plain path means a SQLite file.
+
+    Raises:
+        ConfigError: no such database.
+    """
+    if isinstance(source, Path) or (isinstance(source, str) and "://" not in source):
+        text = str(source)
+        return URL.create("sqlite", database=None if text == ":memory:" else text)
+    try:
+        url = make_url(source)
+    except ArgumentError as error:
+        raise ConfigError("the database is named by a SQLAlchemy URL", got=source,
+                          remedy='For example "sqlite:///agent.db".') from error
+    if url.get_backend_name() not in _SYNC:
+        raise ConfigError("the database is SQLite, PostgreSQL, MariaDB or MySQL",
+                          got=url.get_backend_name())
+    return url
+
+
+def is_memory(url: URL) -> bool:
+    """Whether the database lives in the process only."""
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def sync_engine(url: URL, *, synchronous: str, busy_timeout: float, pool_size: int) -> Engine:
+    """Our own engine for the sync methods."""
+    backend = url.get_backend_name()
+    url = url.set(drivername=_SYNC[backend])
+    options = pool_options(backend, pool_size)
+    if backend == "sqlite":
+        options["connect_args"] = {"check_same_thread": False, "timeout": busy_timeout}
+        options["poolclass"] = StaticPool if is_memory(url) else QueuePool
+        if is_memory(url):
+            for name in ("pool_size", "max_overflow", "pool_use_lifo", "pool_timeout"):
+                options.pop(name)
+    engine = _create(create_engine, url, options)
+    if backend == "sqlite":
+        _prepare_sqlite(engine, synchronous)
+    return engine
+
+
+def async_engine(url: URL, *, busy_timeout: float, pool_size: int, synchronous: str
+                 ) -> AsyncEngine:
+    """Our own engine for the async methods of one event loop."""
+    backend = url.get_backend_name()
+    if not url.drivername.endswith(("asyncpg", "psycopg_async")):
+        url = url.set(drivername=_ASYNC[backend])
+    options = pool_options(backend, pool_size)
+    if backend == "sqlite":
+        options["connect_args"] = {"timeout": busy_timeout}
+    engine: AsyncEngine = _create(create_async_engine, url, options)
+    if backend == "sqlite":
+        _prepare_sqlite(engine.sync_engine, synchronous)
+    return engine
+
+
+def pool_options(backend: str, pool_size: int) -> dict[str, Any]:
+    """LIFO, so that an idle service keeps few warm connections; unbounded overflow never."""
+    options: dict[str, Any] = {
+        "pool_size": pool_size, "max_overflow": 2 * pool_size, "pool_use_lifo": True,
+        "pool_timeout": 30,
+    }
+    if backend in ("mysql", "mariadb"):
+        options["isolation_level"] = "READ COMMITTED"
+    return options
+
+
+def _create(make: Any, url: URL, options: dict[str, Any]) -> Any:
+    try:
+        return make(url, **options)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        extra = "postgres" if url.get_backend_name() == "postgresql" else "mysql"
+        raise ConfigError(
+            "the driver of the database is installed", got=str(error),
+            remedy=f"Install it: pip install 'deltamem-agents[{extra}]'.",
+        ) from error
+
+
+def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, record: object) -> None:
+        # SQLAlchemy opens transactions by the "begin" event below, sqlite3 by itself never.
+        connection.isolation_level = None
+        pragmas(connection, synchronous)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get(WRITE)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def pragmas(connection: Any, synchronous: str) -> None:
+    """WAL, durable commits, and deleted content overwritten with zeros."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={synchronous}")
+        cursor.execute("PRAGMA secure_delete=ON")
+    except sqlite3.OperationalError as error:
+        if "readonly" not in str(error):
+            raise
+    finally:
+        cursor.close()

@@ -1,0 +1,133 @@
+"""What a driver raised, as one of our errors."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy import Dialect
+from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
+
+from deltamem_agents.errors import (
+    ConnectionLostError,
+    CorruptStorageError,
+    DeltaMemError,
+    ReadOnlyStorageError,
+    StorageBusyError,
+    StorageError,
+    StorageFullError,
+)
+
+# Another transaction was in the way; the same one, run again, can succeed.
+_RETRY_STATES = {"40001", "40P01", "23503", "55P03"}
+_RETRY_CODES = {1205, 1213, 1451, 1452}
+_FULL_STATES = {"53100", "54023"}
+_FULL_CODES = {1021, 1114, 3675}
+_LOST_CODES = {1040, 1045, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
+
+
+def original(error: BaseException) -> BaseException:
+    """The driver's own error, also where SQLAlchemy wrapped it."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return error.orig
+    return error
+
+
+def sqlstate(error: BaseException) -> str:
+    """PostgreSQL's five letters, or ""."""
+    for name in ("sqlstate", "pgcode"):
+        value = getattr(error, name, None)
+        if isinstance(value, str):
+            return value
+    return ""
+
+
+def error_code(error: BaseException) -> int:
+    """MySQL's number, or 0."""
+    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
+
+
+def may_retry(error: BaseException, family: str) -> bool:
+    """Whether the transaction lost against another one and can be run again."""
+    error = original(error)
+    if family == "postgresql":
+        return sqlstate(error) in _RETRY_STATES
+    return family == "mysql" and error_code(error) in _RETRY_CODES
+
+
+def is_lost(error: BaseException, dialect: Dialect, connection: object) -> bool:
+    """Whether the connection broke (or was never made)."""
+    error = original(error)
+    if isinstance(error, ConnectionError | EOFError):
+        return True
+    if isinstance(error, sqlite3.Error):
+        return False
+    if sqlstate(error)[:2] in ("08", "57") or error_code(error) in _LOST_CODES:
+        return True
+    try:
+        return bool(dialect.is_disconnect(error, connection, None))  # type: ignore[arg-type]
+    except Exception:
+        return False
+
+
+def translate(error: BaseException, dialect: Dialect, *, lost: bool) -> BaseException:
+    """The error to raise instead; our own, and what no driver raises, stay as they are."""
+    if isinstance(error, DeltaMemError):
+        return error
+    source = original(error)
+    message = f"{type(source).__name__}: {source}"
+    if isinstance(error, PoolTimeoutError):
+        return StorageBusyError("a connection is free in time", got=message,
+                                remedy="Make the engine's pool larger.")
+    if lost:
+        return ConnectionLostError(
+            "the database answers", got=message,
+            remedy="Nothing was kept of this operation unless it was committed; call it again.",
+        )
+    if isinstance(source, sqlite3.Error):
+        return _from_sqlite(source, message)
+    state, code = sqlstate(source), error_code(source)
+    if state in _FULL_STATES or code in _FULL_CODES:
+        return _full(message)
+    if state == "25006" or code in (1290, 1792):
+        return ReadOnlyStorageError("the database can be written", got=message)
+    if state in _RETRY_STATES or code in _RETRY_CODES:
+        return StorageBusyError("other writers leave the rows in time", got=message)
+    module = dialect.loaded_dbapi
+    if module is not None and isinstance(source, module.Error):
+        return StorageError("the database carries the operation out", got=message)
+    return error
+
+
+def _full(message: str) -> StorageFullError:
+    return StorageFullError(
+        "the database has room", got=message,
+        remedy="Free space, or delete old checkpoints (`retain`) and `vacuum`.",
+    )
+
+
+def _from_sqlite(error: sqlite3.Error, message: str) -> DeltaMemError:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith("SQLITE_FULL") or name == "SQLITE_IOERR_WRITE":
+        return _full(message)
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return CorruptStorageError(
+            "the file is a sound SQLite database", got=message,
+            remedy="Restore it from a backup; nothing was written to it.",
+        )
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StorageBusyError(
+            "another writer leaves the database in time", got=message,
+            remedy="Raise `busy_timeout`, or look for a transaction that stays open.",
+        )
+    if name.startswith("SQLITE_READONLY"):
+        return ReadOnlyStorageError("the database can be written", got=message)
+    if name.startswith("SQLITE_CANTOPEN"):
+        return ConnectionLostError(
+            "the database file can be opened", got=message,
+            remedy="Check that its folder exists and can be written.",
+        )
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, sqlite3.OperationalError | sqlite3.IntegrityError
+    ) and not name:
+        return CorruptStorageError("the file is a sound SQLite database", got=message)
+    return StorageError("the database carries the operation out", got=message)

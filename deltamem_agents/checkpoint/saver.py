@@ -1,0 +1,265 @@
+"""`SQLAlchemySaver`: LangGraph's checkpointer, sync and async in one class.
+
+Each method prepares its values, and hands one operation to the database; the async methods hand
+over the same operation. A clone (`copy.copy`, `with_allowlist`) shares connections and tenant.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from sqlalchemy import URL, Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from deltamem_agents.checkpoint import reading, tenancy, writing
+from deltamem_agents.checkpoint import identifiers as ids
+from deltamem_agents.checkpoint.context import Context
+from deltamem_agents.checkpoint.database import Database, Operation
+from deltamem_agents.checkpoint.management import Management
+from deltamem_agents.checkpoint.serde import encrypted_serializer, strict_serializer
+from deltamem_agents.checkpoint.session import Session
+from deltamem_agents.checkpoint.tables import Tables
+from deltamem_agents.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
+    """Checkpoints in SQLite, PostgreSQL, MariaDB or MySQL.
+
+    Args:
+        source: a SQLAlchemy URL, the path of a SQLite file, or your own `Engine` or `AsyncEngine`
+            (which is never disposed).
+        tenant: whose checkpoints these are; no method sees another tenant's.
+        serde: a serializer of your own; an `EncryptedSerializer` turns encryption on.
+        encryption_key: 16, 24 or 32 bytes; everything that is content is then AES-encrypted.
+        allowed: types beside LangGraph's safe ones that the state may hold (classes, or tuples of
+            module and name).
+        schema: PostgreSQL schema (or MySQL database) of the tables.
+        prefix: put before the name of each table.
+        synchronous: SQLite's durability: "FULL" (default) survives a power cut, "NORMAL" may lose
+            the last checkpoints of one, and is faster.
+        busy_timeout: seconds that SQLite waits for another process's transaction.
+        pool_size: connections kept; also the threads of the async methods on SQLite.
+
+    Raises:
+        ConfigError: an argument breaks its rule, or the database's driver is not installed.
+    """
+
+    def __init__(
+        self,
+        source: str | URL | Path | Engine | AsyncEngine,
+        *,
+        tenant: str = "default",
+        serde: SerializerProtocol | None = None,
+        encryption_key: bytes | None = None,
+        allowed: Collection[type | tuple[str, ...]] = (),
+        schema: str | None = None,
+        prefix: str = "",
+        synchronous: str = "FULL",
+        busy_timeout: float = 30.0,
+        pool_size: int = 8,
+    ) -> None:
+        if serde is not None and encryption_key is not None:
+            raise ConfigError("a saver has a serde or an encryption_key, not both")
+        if encryption_key is not None:
+            serde = encrypted_serializer(encryption_key, allowed)
+        super().__init__(serde=serde or strict_serializer(allowed))
+        self.tenant = ids.identifier(tenant, "tenant", ids.TENANT_BYTES)
+        self._tables = Tables(schema, prefix)
+        self._database = Database(
+            source, self._tables, synchronous=synchronous, busy_timeout=busy_timeout,
+            pool_size=pool_size)
+        self._tenancy = tenancy.Tenancy(self.tenant, self._tables)
+
+    # -- life ---------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """The sync engine, for stores that share the saver's database."""
+        return self._database.engine
+
+    @property
+    def context(self) -> Context:
+        """The tenant and how its values are encoded; sets the database up on first use."""
+        return self._tenancy.context(self.serde, self._database)
+
+    async def acontext(self) -> Context:
+        """The same from a coroutine."""
+        return await self._tenancy.acontext(self.serde, self._database)
+
+    def setup(self) -> None:
+        """Create or upgrade the tables; done by itself on first use.
+
+        Raises:
+            SchemaVersionError: the database is newer than this package.
+            EncryptionError: the tenant's key is another one.
+        """
+        _ = self.context
+
+    async def asetup(self) -> None:
+        """The same from a coroutine."""
+        await self.acontext()
+
+    def close(self) -> None:
+        """Give our own connections back; an engine that was given stays open."""
+        self._database.close()
+
+    async def aclose(self) -> None:
+        """The same, the async connections included."""
+        await self._database.aclose()
+
+    def __enter__(self) -> SQLAlchemySaver:
+        self.setup()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> SQLAlchemySaver:
+        await self.asetup()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    # -- versions -----------------------------------------------------------------------------
+
+    def get_next_version(self, current: str | int | None, channel: None) -> str:
+        """The next version of a channel: a counter, and a fraction that tells forks apart."""
+        if current is None:
+            count = 0
+        elif isinstance(current, int):
+            count = current
+        else:
+            count = int(current.split(".")[0])
+        return f"{count + 1:032}.{random.random():016}"
+
+    # -- sync ---------------------------------------------------------------------------------
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that the config names, or the newest of its thread and namespace."""
+        context, address = self.context, ids.address_of(config)
+        return self._database.run(lambda session: reading.get(session, context, address))
+
+    def list(
+        self, config: RunnableConfig | None, *, filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None, limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Checkpoints, newest first; read page by page, nothing is held between two of them.
+
+        `filter` selects by metadata: each key, as it stands, must be there with an equal value.
+        """
+        wanted = reading.listing(config, filter, before, limit)
+        return self._list(wanted, limit)
+
+    def _list(self, wanted: reading.Listing, limit: int | None) -> Iterator[CheckpointTuple]:
+        context = self.context
+        pages = reading.pages(wanted, limit)
+        request = next(pages, None)
+        while request is not None:
+            place, size = request
+            loaded = self._database.run(_page(context, place, size))
+            yield from (entry.value for entry in loaded if reading.selected(entry, wanted))
+            request = _send(pages, loaded)
+
+    def put(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint, whole or not at all."""
+        put = writing.prepare(self.context, config, checkpoint, metadata, new_versions)
+        return self._database.run(lambda s: writing.put_checkpoint(s, put), write=True)
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store the writes of a task, all or none."""
+        if not writes:
+            return
+        ready = writing.prepare_writes(self.context, config, writes, task_id, task_path)
+        self._database.run(lambda session: writing.put_writes(session, ready), write=True)
+
+    # -- async --------------------------------------------------------------------------------
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Async `get_tuple`."""
+        context, address = await self.acontext(), ids.address_of(config)
+        return await self._database.arun(lambda session: reading.get(session, context, address))
+
+    async def alist(
+        self, config: RunnableConfig | None, *, filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None, limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Async `list`."""
+        wanted = reading.listing(config, filter, before, limit)
+        context = await self.acontext()
+        pages = reading.pages(wanted, limit)
+        request = next(pages, None)
+        while request is not None:
+            loaded = await self._database.arun(_page(context, *request))
+            for entry in loaded:
+                if reading.selected(entry, wanted):
+                    yield entry.value
+            request = _send(pages, loaded)
+
+    async def aput(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Async `put`."""
+        put = writing.prepare(await self.acontext(), config, checkpoint, metadata, new_versions)
+        return await self._database.arun(lambda s: writing.put_checkpoint(s, put), write=True)
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Async `put_writes`."""
+        if not writes:
+            return
+        ready = writing.prepare_writes(await self.acontext(), config, writes, task_id, task_path)
+        await self._database.arun(lambda session: writing.put_writes(session, ready), write=True)
+
+    # -- for Management -----------------------------------------------------------------------
+
+    def _manage(self, make: Callable[[Context], Operation[T]]) -> T:
+        return self._database.run(make(self.context), write=True, core=True)
+
+    async def _amanage(self, make: Callable[[Context], Operation[T]]) -> T:
+        return await self._database.arun(make(await self.acontext()), write=True, core=True)
+
+
+def _page(context: Context, place: reading.Listing, size: int) -> Operation[list[reading.Loaded]]:
+    def operation(session: Session) -> list[reading.Loaded]:
+        return reading.page(session, context, place, size)
+
+    return operation
+
+
+def _send(pages: Any, loaded: list[reading.Loaded]) -> tuple[reading.Listing, int] | None:
+    try:
+        request: tuple[reading.Listing, int] = pages.send(loaded)
+    except StopIteration:
+        return None
+    return request
