@@ -1,0 +1,125 @@
+"""Rewriting checkpoints in place: what a thread forgets leaves its past too.
+
+All of a rewrite is one transaction: the new channels, the writes that go, and the blobs that
+nothing refers to any more. Ids, parents and times of the checkpoints stay, so that forks, replays
+and facts recorded at a checkpoint keep their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
+from sqlalchemy import ColumnElement, Table, and_, delete, select, union
+
+from deltamem_agents.checkpoint import writing
+from deltamem_agents.checkpoint.context import Context
+from deltamem_agents.checkpoint.database import Operation
+from deltamem_agents.checkpoint.identifiers import Address, address_of
+from deltamem_agents.checkpoint.removal import Removal, collect
+from deltamem_agents.checkpoint.session import Session
+
+if TYPE_CHECKING:
+    from deltamem_agents.checkpoint.saver import SQLAlchemySaver
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A stored checkpoint with new content.
+
+    Args:
+        config: names thread, namespace and the checkpoint's parent (if it has one).
+        checkpoint: the new content; its id says which checkpoint is rewritten.
+        metadata: of the checkpoint, as it was.
+        drop_writes: whether the writes stored at this checkpoint go.
+    """
+
+    config: RunnableConfig
+    checkpoint: Checkpoint
+    metadata: CheckpointMetadata
+    drop_writes: bool = True
+
+    @property
+    def address(self) -> Address:
+        """Where the checkpoint is stored."""
+        return address_of(self.config)._replace(checkpoint_id=self.checkpoint["id"])
+
+
+def rewrite_checkpoints(saver: SQLAlchemySaver, rewrites: Sequence[Rewrite]) -> Removal:
+    """Put new content in the place of stored checkpoints, all or none.
+
+    On SQLite the old content leaves the file's bytes and its write-ahead log.
+
+    Returns:
+        What went: writes, blobs, bytes.
+    """
+    removal = saver._manage(_operation(rewrites))
+    saver._database.purge()
+    return removal
+
+
+async def arewrite_checkpoints(saver: SQLAlchemySaver, rewrites: Sequence[Rewrite]) -> Removal:
+    """Async `rewrite_checkpoints`."""
+    removal = await saver._amanage(_operation(rewrites))
+    await saver._database.apurge()
+    return removal
+
+
+def _operation(rewrites: Sequence[Rewrite]) -> Callable[[Context], Operation[Removal]]:
+    return lambda context: lambda session: _rewrite(session, context, rewrites)
+
+
+def _rewrite(session: Session, context: Context, rewrites: Sequence[Rewrite]) -> Removal:
+    held: set[bytes] = set()
+    writes = 0
+    for rewrite in rewrites:
+        row = _row(session, context, rewrite.address)
+        if row is None:
+            continue  # it was pruned meanwhile; what is not there needs no rewriting
+        number, created = row
+        held |= _blobs(session, context, rewrite.address, number)
+        put = writing.prepare(
+            context,
+            rewrite.config,
+            rewrite.checkpoint,
+            rewrite.metadata,
+            rewrite.checkpoint["channel_versions"],
+        )
+        put.changed, put.unchanged = put.encode(list(put.values)), []
+        put.head["created"] = created
+        writing.put_checkpoint(session, put)
+        if rewrite.drop_writes:
+            table = context.tables.writes
+            where = _at(table, context, rewrite.address)
+            writes += session.core.execute(delete(table).where(where)).rowcount
+    return Removal(writes=writes) + collect(session.core, context, sorted(held))
+
+
+def _at(table: Table, context: Context, address: Address) -> ColumnElement[bool]:
+    columns = table.c
+    return and_(
+        columns.tenant == context.tenant,
+        columns.thread_id == address.thread_id,
+        columns.namespace_key == address.namespace_key,
+        columns.checkpoint_id == address.checkpoint_id,
+    )
+
+
+def _row(session: Session, context: Context, address: Address) -> tuple[int, int] | None:
+    table = context.tables.checkpoints
+    query = select(table.c.id, table.c.created).where(_at(table, context, address))
+    found = session.core.execute(query).first()
+    return None if found is None else (found[0], found[1])
+
+
+def _blobs(session: Session, context: Context, address: Address, number: int) -> set[bytes]:
+    """What the checkpoint and its writes refer to now."""
+    channels, writes = context.tables.channels, context.tables.writes
+    query = union(
+        select(channels.c.blob).where(channels.c.checkpoint == number),
+        select(writes.c.blob).where(_at(writes, context, address)),
+    )
+    return {bytes(row[0]) for row in session.core.execute(query) if row[0] is not None}
