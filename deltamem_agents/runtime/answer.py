@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import GenerationTimeoutError
 from deltamem_agents.runtime.reply import Part, ReplyParser
 from deltamem_agents.runtime.sampling import Sampler, Sampling
+from deltamem_agents.runtime.session import Feed
 from deltamem_agents.runtime.text import Detokenizer, StopStrings
 from deltamem_agents.runtime.turn import Steps, Turn
 
@@ -38,6 +40,7 @@ class Options:
         timeout: seconds from the start of the turn; None for no limit.
         constraint: makes a grammar for this reply, or None.
         parse_tools: whether `<tool_call>` in the reply is a call.
+        parse_arguments: turns the text of a call's arguments into a dict, or raises ValueError.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -45,6 +48,7 @@ class Options:
     timeout: float | None = None
     constraint: Callable[[], Constraint] | None = None
     parse_tools: bool = True
+    parse_arguments: Callable[[str], Any] = json.loads
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Answer:
         self._deadline = None if options.timeout is None else time.monotonic() + options.timeout
         self._text = Detokenizer(engine.tokenizer)
         self._stops = StopStrings(options.stop)
-        self._parser = ReplyParser(reasons=engine.template.reasons, tools=options.parse_tools)
+        self._parser = self._new_parser()
         self._writes = engine.template.policy.writes("assistant")
 
     def steps(self) -> Steps:
@@ -126,17 +130,27 @@ class Answer:
         finish = "tool_calls" if message.get("tool_calls") else self.finish
         self.emit(Final(turn.progress.state, message, finish, usage))
 
-    def _prompt(self) -> Any:
+    def _new_parser(self, *, thinking: bool = False) -> ReplyParser:
+        return ReplyParser(
+            reasons=self.turn.engine.template.reasons,
+            thinking=thinking,
+            tools=self.options.parse_tools,
+            parse=self.options.parse_arguments,
+        )
+
+    def _prompt(self) -> Generator[Feed, Tensor, Tensor]:
         turn = self.turn
         pinned, parts = turn.render(turn.first, len(turn.items), generate=True)
         prompt = parts.pop()
         self.input_tokens = sum(map(len, parts)) + len(prompt) + (len(pinned) if pinned else 0)
         yield from turn.session.sync(pinned, parts)
         if turn.engine.tokenizer.decode(prompt.ids).rstrip().endswith("<think>"):
-            self._parser = ReplyParser(reasons=True, thinking=True, tools=self.options.parse_tools)
+            self._parser = self._new_parser(thinking=True)
         seen = [token for part in (*parts, prompt) for token in part.ids]
         self._sampler = Sampler(self.options.sampling, seen)
-        return (yield from turn.session.open_message(prompt))
+        logits = yield from turn.session.open_message(prompt)
+        assert logits is not None  # a generation prompt has tokens
+        return logits
 
     def _generate(self, logits: Tensor) -> Steps:
         engine, session = self.turn.engine, self.turn.session
@@ -161,7 +175,9 @@ class Answer:
                 return
             self._check_time()
             if len(self.ids) < limit:
-                logits = yield from session.extend(token, self._writes)
+                after = yield from session.extend(token, self._writes)
+                assert after is not None
+                logits = after
 
     def _show(self, text: str) -> None:
         parts = self._parser.push(self._stops.push(text))
@@ -184,8 +200,3 @@ class Answer:
                 got=f"{len(self.ids)} tokens so far",
                 remedy="Raise timeout, or lower max_tokens.",
             )
-
-
-def defaults(options: Options, **changes: Any) -> Options:
-    """Return the options with some of the sampling changed."""
-    return replace(options, sampling=replace(options.sampling, **changes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -149,7 +149,7 @@ class Engine:
         options: Options | None = None,
         thinking: bool | None = None,
         on_divergence: str = "raise",
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Answer a history.
 
         Args:
@@ -180,7 +180,7 @@ class Engine:
         options: Options | None = None,
         thinking: bool | None = None,
         on_divergence: str = "raise",
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """As `generate`, for event loops; cancelling the task stops the generation."""
         turn = self._turn(state, messages, tools, thinking, on_divergence)
         return self._arun(lambda emit: Answer(turn, options or Options(), emit).steps())
@@ -208,7 +208,9 @@ class Engine:
         state = state or self.empty_state()
         return Turn(self, Request(state, messages, tools, thinking, on_divergence))
 
-    def _run(self, start: Callable[[Callable[[Event], None]], Steps]) -> Iterator[Event]:
+    def _run(
+        self, start: Callable[[Callable[[Event], None]], Steps]
+    ) -> Generator[Event, None, None]:
         events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         job = Job(
             start(lambda event: events.put(("event", event))),
@@ -228,7 +230,7 @@ class Engine:
 
     async def _arun(
         self, start: Callable[[Callable[[Event], None]], Steps]
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
 

@@ -2,8 +2,8 @@
 
 A message is `{"role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content"}`; all
 but the first two may be missing. `summary: True` marks a message that stands for messages that were
-taken out. A malformed call that the model made is kept as text in `invalid_tool_calls`, a list of
-strings, and rendered as it was. A tool call is `{"id", "function": {"name", "arguments"}}`, or the
+taken out. Malformed calls that the model made are kept as text in `invalid_tool_calls`, a list of
+`{"name", "args"}` (name None: args is all there was), and rendered as text. A tool call is `{"id", "function": {"name", "arguments"}}`, or the
 shorter `{"id", "name", "args"}`.
 """
 
@@ -74,8 +74,8 @@ def _entry(message: Message) -> dict[str, Any]:
         "tool_calls": [_call(call) for call in message.get("tool_calls") or []],
         "reasoning_content": message.get("reasoning_content") or None,
     }
-    for raw in message.get("invalid_tool_calls") or []:
-        entry["content"] += f"{chr(10) if entry['content'] else ''}<tool_call>{raw}</tool_call>"
+    for call in message.get("invalid_tool_calls") or []:
+        entry["content"] += ("\n" if entry["content"] else "") + _invalid(call)
     for key in ("tool_call_id", "name", "summary"):
         if message.get(key) is not None:
             entry[key] = message[key]
@@ -97,6 +97,13 @@ def _call(call: Message) -> dict[str, Any]:
         "id": call.get("id"),
         "function": {"name": function["name"], "arguments": function.get("arguments", {})},
     }
+
+
+def _invalid(call: Message) -> str:
+    text = str(call.get("args") or "")
+    if call.get("name"):
+        text = f'{{"name": {json.dumps(call["name"], ensure_ascii=False)}, "arguments": {text}}}'
+    return f"<tool_call>\n{text}\n</tool_call>"
 
 
 def digest(entry: Message) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,8 +81,9 @@ class _Nesting:
 class _Call:
     id: str
     raw: str = ""
-    started: bool = False
-    shown: int = 0  # characters of raw that were passed on as arguments, or skipped as the head
+    name: str | None = None
+    arguments: str = ""
+    seen: int = 0  # characters of raw that were passed on as arguments, or skipped as the head
     scan: _Nesting = field(default_factory=_Nesting)
 
 
@@ -93,9 +94,19 @@ class ReplyParser:
         reasons: whether the template knows `<think>`.
         thinking: whether the generation prompt has opened a thought already.
         tools: whether tool calls are looked for; otherwise their text is content.
+        parse: turns the text of a call's arguments into a value; a ValueError or anything but a
+            dict makes the call an invalid one.
     """
 
-    def __init__(self, *, reasons: bool = False, thinking: bool = False, tools: bool = True):
+    def __init__(
+        self,
+        *,
+        reasons: bool = False,
+        thinking: bool = False,
+        tools: bool = True,
+        parse: Callable[[str], Any] = json.loads,
+    ) -> None:
+        self._parse = parse
         self._mode = "think" if thinking else "text"
         self._reasons, self._tools = reasons, tools
         self._held = ""
@@ -124,12 +135,12 @@ class ReplyParser:
             message["reasoning_content"] = self._reasoning.strip("\n")
         calls, invalid = [], []
         for call in self._calls:
-            parsed = _parse(call.raw)
-            if parsed is None:
-                invalid.append(call.raw)
+            arguments = self._arguments(call.arguments)
+            if arguments is None:
+                invalid.append({"id": call.id, "name": call.name, "args": call.arguments})
             else:
-                name, arguments = parsed
-                calls.append({"id": call.id, "function": {"name": name, "arguments": arguments}})
+                function = {"name": call.name, "arguments": arguments}
+                calls.append({"id": call.id, "function": function})
         if calls:
             message["tool_calls"] = calls
         if invalid:
@@ -206,23 +217,25 @@ class ReplyParser:
         call.raw, self._held = call.raw + self._held[:cut], self._held[cut:]
         if place >= 0:
             self._held, self._mode = self._held[len(_CALLED) :], "text"
-        if not call.started and (head := _HEAD.match(call.raw)):
-            call.started, call.shown = True, head.end()
-            yield CallPart(index, "", call.id, json.loads(head.group(1)))
-        if call.started:
-            rest = call.raw[call.shown :]
+        if call.name is None and (head := _HEAD.match(call.raw)):
+            call.name, call.seen = json.loads(head.group(1)), head.end()
+            yield CallPart(index, "", call.id, call.name)
+        if call.name is not None:
+            rest = call.raw[call.seen :]
             length = call.scan.take(rest)
-            call.shown += len(rest)
+            call.seen += len(rest)
+            call.arguments += rest[:length]
             if rest[:length]:
                 yield CallPart(index, rest[:length])
+        elif place >= 0 or final:
+            # No tool is named: the whole of it is passed on, in a form that is no arguments' dict.
+            raw = call.raw.strip()
+            call.arguments = raw if self._arguments(raw) is None else json.dumps(raw)
+            yield CallPart(index, call.arguments, call.id)
 
-
-def _parse(raw: str) -> tuple[str, dict[str, Any]] | None:
-    try:
-        value = json.loads(raw)
-    except ValueError:
-        return None
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    arguments = value.get("arguments", value.get("parameters", {}))
-    return (value["name"], arguments) if isinstance(arguments, dict) else None
+    def _arguments(self, text: str) -> dict[str, Any] | None:
+        try:
+            value = self._parse(text) if text else {}
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None

@@ -35,7 +35,8 @@ class Runner:
             logits_to_keep=1,
             delta_mem=self._call(feed),
         )
-        return output.logits[0, -1]
+        logits: Tensor = output.logits[0, -1]
+        return logits
 
     def _call(self, feed: Feed) -> MemoryCall:
         write: bool | Tensor = all(feed.writes)
