@@ -1,0 +1,86 @@
+"""From a message's text to drafts of facts: values verbatim, with their place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from deltamem_agents.router.facts import Draft
+from deltamem_agents.router.plain import Statement, asks, sentence_spans, statements
+from deltamem_agents.router.secrets import redact, secret_spans
+from deltamem_agents.router.typed import Typed, typed_values
+
+REDACTED = "[redacted]"
+TEXT_LIMIT = 200_000  # characters of one message that are read; patterns are linear, memory is not
+
+
+def extract(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
+    """Reads facts from a text.
+
+    Args:
+        text: a message's text; questions tell nothing and give nothing.
+        keep_secrets: keep the values of secret-like facts. Otherwise they become "[redacted]", in
+            the value and in the quoted sentence.
+
+    Returns:
+        Drafts in order of their place. `text[start:end]` is the value, verbatim, for all but
+        redacted ones (there the span says where the secret stood).
+    """
+    text = text[:TEXT_LIMIT]
+    hidden = [] if keep_secrets else secret_spans(text)
+    typed = typed_values(text)
+    told = list(statements(text))
+    drafts = [_plain(text, told_one, typed) for told_one in told]
+    covered = [(draft.start, draft.end) for draft in drafts]
+    for start, end in sentence_spans(text):
+        if asks(text[start:end]):
+            continue
+        drafts += [
+            _bare(text, value, start, end)
+            for value in typed
+            if start <= value.start < end
+            and not any(left <= value.start and value.end <= right for left, right in covered)
+        ]
+    drafts.sort(key=lambda draft: (draft.start, draft.end))
+    return tuple(_hide(text, draft, hidden) for draft in drafts)
+
+
+def _plain(text: str, told: tuple[Statement, int, int], typed: list[Typed]) -> Draft:
+    statement, start, end = told
+    value = text[statement.start : statement.end]
+    kind = next(
+        (t.kind for t in typed if t.start <= statement.start + 1 and t.end >= statement.end - 1),
+        "plain",
+    )
+    return Draft(
+        kind,
+        statement.subject,
+        statement.attribute,
+        value,
+        statement.start,
+        statement.end,
+        text[start:end],
+        statement.revisable,
+    )
+
+
+def _bare(text: str, value: Typed, start: int, end: int) -> Draft:
+    return Draft(
+        value.kind,
+        "",
+        value.kind,
+        text[value.start : value.end],
+        value.start,
+        value.end,
+        text[start:end].rstrip(),
+    )
+
+
+def _hide(text: str, draft: Draft, hidden: list[tuple[int, int]]) -> Draft:
+    if not hidden:
+        return draft
+    at = text.find(draft.quote)
+    inside = [(s - at, e - at) for s, e in hidden if s < at + len(draft.quote) and e > at]
+    quote = redact(draft.quote, [(max(s, 0), min(e, len(draft.quote))) for s, e in inside])
+    if any(s < draft.end and e > draft.start for s, e in hidden):
+        return replace(draft, kind="secret", value=REDACTED, quote=quote)
+    return replace(draft, quote=quote)

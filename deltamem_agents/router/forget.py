@@ -1,0 +1,88 @@
+"""Forgetting: rows, closings, vectors, index entries and the bytes of the file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Row, or_, select
+
+from deltamem_agents.checkpoint.fact_tables import delete_facts
+from deltamem_agents.errors import FactStoreError
+from deltamem_agents.router.facts import ForgetReport, Scope
+
+if TYPE_CHECKING:
+    from deltamem_agents.router.store import FactStore
+
+
+def forget(
+    store: FactStore,
+    scope: Scope,
+    fact_ids: tuple[str, ...],
+    message_ids: tuple[str, ...],
+    now: float,
+) -> ForgetReport:
+    """Deletes facts for good; see `FactStore.forget`."""
+    tables = store.tables
+    with store.engine.begin() as connection:
+        _overwrite_deleted(connection)
+        rows = _chosen(store, connection, scope, fact_ids, message_ids)
+        values = {store.shelf.fact(row).value.lower() for row in rows}
+        for row in rows:
+            connection.execute(
+                tables.tombstones.insert().values(
+                    fact_id=row.fact_id, scope=scope.key, message=row.message, forgotten_at=now
+                )
+            )
+        delete_facts(connection, scope.key, [row.number for row in rows], tables)
+        if rows and connection.dialect.name == "sqlite":
+            name = tables.named("fact_words")
+            connection.exec_driver_sql(f"INSERT INTO {name}({name}) VALUES ('optimize')")
+    purge_file(store)
+    with store.engine.begin() as connection:
+        left = len(_chosen(store, connection, scope, fact_ids, message_ids))
+    if left:
+        raise FactStoreError("what is forgotten is not found again", got=f"{left} facts")
+    repeated = tuple(
+        fact for fact in store.facts(scope) if any(value in fact.quote.lower() for value in values)
+    )
+    return ForgetReport(tuple(row.fact_id for row in rows), repeated)
+
+
+def purge_file(store: FactStore) -> None:
+    """Removes deleted rows' bytes from what the database keeps beside its tables.
+
+    SQLite: the write-ahead log is emptied. PostgreSQL and MariaDB reuse the space of dead rows on
+    their own (VACUUM, purge), beyond any client's reach.
+    """
+    if store.engine.dialect.name != "sqlite":
+        return
+    with store.engine.connect() as opened:
+        connection = opened.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+
+
+def _overwrite_deleted(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA secure_delete = ON").all()
+
+
+def _chosen(
+    store: FactStore,
+    connection: Connection,
+    scope: Scope,
+    fact_ids: tuple[str, ...],
+    message_ids: tuple[str, ...],
+) -> list[Row[Any]]:
+    column = store.tables.facts.c
+    messages = [store.shelf.keyed(one) for one in message_ids if one]
+    if not fact_ids and not messages:
+        return []
+    found = connection.execute(
+        select(store.tables.facts)
+        .where(
+            column.scope == scope.key,
+            or_(column.fact_id.in_(fact_ids), column.message.in_(messages)),
+        )
+        .order_by(column.number)
+    )
+    return list(found)

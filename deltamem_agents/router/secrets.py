@@ -1,0 +1,67 @@
+"""Values that a store should not keep unless told to: keys, passwords, cards."""
+
+from __future__ import annotations
+
+import re
+
+_NAMED = re.compile(
+    r"\b(?P<name>password|passwd|passcode|pass ?phrase|secret(?: key)?|api[ _-]?key|access[ _-]?key"
+    r"|private key|auth(?:entication)? token|access token|bearer token|pin(?: code)?|cvv|cvc)\b"
+    r"(?:\s+(?:for|of|to)\s+(?:\S+\s+){1,4}?)?\s*(?:is now|is|was|to|will be|=|:|as)\s*"
+    r"[\"'`“]?(?P<value>[^\s\"'`“”,;]+(?:(?<!\.))?)",
+    re.IGNORECASE,
+)
+_SHAPES = (
+    re.compile(
+        r"\b(sk-[A-Za-z0-9_-]{16,}|ghp_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+        r"|xox[abpr]-[\w-]{10,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|glpat-[\w-]{16,}"
+        r"|hf_[A-Za-z0-9]{20,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
+    ),
+    re.compile(
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S
+    ),
+    re.compile(r"://[^\s:/@]+:([^\s/@]+)@"),
+)
+_CARD = re.compile(r"(?<![\d-])(\d(?:[ -]?\d){12,18})(?![\d-])")
+
+
+def secret_spans(text: str) -> list[tuple[int, int]]:
+    """Where secret-like values stand.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Disjoint (start, end) spans in order. Forms: named ("the password is ..."), keys of known
+        services, private key blocks, passwords inside URLs, card numbers with a valid check digit.
+    """
+    spans = [_tight(text, *m.span("value")) for m in _NAMED.finditer(text)]
+    for shape in _SHAPES:
+        spans += [m.span(m.lastindex or 0) for m in shape.finditer(text)]
+    spans += [m.span(1) for m in _CARD.finditer(text) if _luhn(m.group(1))]
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        elif start < end:
+            merged.append((start, end))
+    return merged
+
+
+def redact(text: str, spans: list[tuple[int, int]]) -> str:
+    """The text with the spans masked by as many characters, so that offsets keep their meaning."""
+    for start, end in spans:
+        text = text[:start] + "•" * (end - start) + text[end:]
+    return text
+
+
+def _tight(text: str, start: int, end: int) -> tuple[int, int]:
+    while end > start and text[end - 1] in ".!?)":
+        end -= 1
+    return start, end
+
+
+def _luhn(text: str) -> bool:
+    digits = [int(c) for c in reversed(text) if c.isdigit()]
+    doubled = [d if i % 2 == 0 else (2 * d - 9 if d > 4 else 2 * d) for i, d in enumerate(digits)]
+    return 13 <= len(digits) <= 19 and sum(doubled) % 10 == 0 and len(set(digits)) > 1

@@ -1,0 +1,228 @@
+"""Reading and writing facts inside a transaction: what `FactStore`'s operations are made of."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, func, select
+
+from deltamem_agents.checkpoint.fact_tables import FactTables, branch_hash, tenant_hash
+from deltamem_agents.checkpoint.serde import Coder
+from deltamem_agents.errors import FactStoreError
+from deltamem_agents.router.facts import AUTHORITY, Draft, Fact, Scope
+from deltamem_agents.router.keyword import candidates, index_text, words_of
+from deltamem_agents.router.messages import Heard
+from deltamem_agents.router.rows import (
+    body_of,
+    fact_of,
+    hashed,
+    known_digests,
+    slot_of,
+    visible_in,
+    with_closings,
+)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """One tenant's tables.
+
+    Attributes:
+        tables: of the installation.
+        tenant: whose.
+        clock: seconds since 1970, UTC.
+        coder: the saver's; None where nothing is encrypted.
+    """
+
+    tables: FactTables
+    tenant: str
+    clock: Callable[[], float]
+    coder: Coder | None = None
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether content is encrypted; then there is no full-text index."""
+        return self.coder is not None and self.coder.cipher is not None
+
+    def keyed(self, *parts: str) -> str:
+        """Content as a hash: a keyed one where content is encrypted; "" stays ""."""
+        if self.coder is None or not self.encrypted or parts == ("",):
+            return hashed(*parts)
+        return self.coder.digest("fact", json.dumps(parts).encode("ascii")).hex()
+
+    def seal(self, body: bytes) -> bytes:
+        """A body as its row holds it."""
+        if self.coder is None or not self.encrypted:
+            return body
+        kind, data = self.coder.seal("json", body)
+        return kind.encode("ascii") + b"\0" + data
+
+    def fact(self, row: Row[Any]) -> Fact:
+        """A row as a fact.
+
+        Raises:
+            EncryptionError: it is plain where content is encrypted, or the reverse.
+        """
+        body = bytes(row.body)
+        if self.coder is None:
+            return fact_of(row, body)
+        kind, data = b"json", body
+        if not body.startswith(b"{"):
+            kind, _, data = body.partition(b"\0")
+        return fact_of(row, self.coder.open(kind.decode("ascii"), data)[1])
+
+    # ------------------------------------------------------------------ writing
+
+    def record(
+        self,
+        connection: Connection,
+        scope: Scope,
+        told: Mapping[str, Heard],
+        drafts: Mapping[str, Sequence[Draft]],
+    ) -> tuple[Fact, ...]:
+        """Inserts the drafts of messages that this branch has not recorded yet.
+
+        Args:
+            connection: inside the operation's transaction.
+            scope: whose.
+            told: digest -> message.
+            drafts: digest -> facts of that message.
+        """
+        known = known_digests(connection, self.tables, scope, drafts)
+        buried = self._buried(connection, scope)
+        new: list[Fact] = []
+        for digest, found in drafts.items():
+            one = told[digest]
+            if digest in known or (one.message_id and self.keyed(one.message_id) in buried):
+                continue
+            new += [
+                self.insert(connection, scope, one, d, (digest, n)) for n, d in enumerate(found)
+            ]
+        return tuple(new)
+
+    def _buried(self, connection: Connection, scope: Scope) -> set[str]:
+        column = self.tables.tombstones.c
+        found = connection.scalars(select(column.message).where(column.scope == scope.key))
+        return set(found) - {""}
+
+    def insert(
+        self,
+        connection: Connection,
+        scope: Scope,
+        one: Heard,
+        draft: Draft,
+        place: tuple[str, int],
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Fact:
+        """Inserts one fact and closes what it takes the place of; place: digest and ordinal."""
+        body = body_of(scope, draft, one.message_id, metadata or {})
+        row: dict[str, Any] = {
+            "fact_id": uuid.uuid4().hex,
+            "tenant": tenant_hash(self.tenant),
+            "scope": scope.key,
+            "slot": self.keyed(slot_of(scope, draft)),
+            "digest": place[0],
+            "ordinal": place[1],
+            "message": self.keyed(one.message_id),
+            "branch": branch_hash(scope.head),
+            "authority": AUTHORITY[one.role or "tool"],
+            "recorded_at": self.clock(),
+            "body": self.seal(body),
+        }
+        fact = fact_of(SimpleNamespace(number=0, **row), body)
+        row["words"] = None if self.encrypted else index_text(scope.key, words_of(fact))
+        key = connection.execute(self.tables.facts.insert().values(row)).inserted_primary_key
+        assert key is not None  # the insert asks for it
+        fact = replace(fact, number=key[0])
+        if fact.slot:
+            self._supersede(connection, scope, fact)
+        return fact
+
+    def _supersede(self, connection: Connection, scope: Scope, new: Fact) -> None:
+        """Closes what is older, visible in this branch and of no greater authority."""
+        for fact in self.slot(connection, scope, new.slot):
+            outranks = AUTHORITY[fact.asserted_by] <= AUTHORITY[new.asserted_by]
+            if fact.number != new.number and fact.active and outranks:
+                self.close(connection, scope, fact.number, new.number)
+
+    def close(self, connection: Connection, scope: Scope, old: int, new: int) -> None:
+        """Closes a fact from the scope's head on, by another fact or outright (0)."""
+        connection.execute(
+            self.tables.closings.insert().values(
+                scope=scope.key,
+                old=old,
+                new=new,
+                branch=branch_hash(scope.head),
+                closed_at=self.clock(),
+            )
+        )
+
+    # ------------------------------------------------------------------ reading
+
+    def visible(
+        self, connection: Connection, scope: Scope, *where: ColumnElement[bool]
+    ) -> list[Fact]:
+        """The facts of this branch that fulfil a condition, oldest first, closed ones included."""
+        column, seen = self.tables.facts.c, visible_in(scope)
+        rows = connection.execute(
+            select(self.tables.facts)
+            .where(column.scope == scope.key, *where)
+            .order_by(column.number)
+        )
+        found = [self.fact(row) for row in rows if seen(row.branch)]
+        return with_closings(connection, self.tables, scope, found)
+
+    def slot(self, connection: Connection, scope: Scope, slot: str) -> list[Fact]:
+        """The facts of one slot, oldest first, closed ones included."""
+        return self.visible(connection, scope, self.tables.facts.c.slot == slot)
+
+    def one(self, connection: Connection, scope: Scope, fact_id: str) -> Fact:
+        """A fact of this branch by its id.
+
+        Raises:
+            FactStoreError: there is none.
+        """
+        found = self.visible(connection, scope, self.tables.facts.c.fact_id == fact_id)
+        if not found:
+            raise FactStoreError("a fact belongs to the scope that names it", got=fact_id)
+        return found[0]
+
+    def matching(
+        self, connection: Connection, scope: Scope, terms: Sequence[str], k: int
+    ) -> tuple[list[Fact], list[Fact]]:
+        """All facts that hold a term, and those of them that are active in this branch.
+
+        Both lists stop early in a large scope, but not before the second holds k facts.
+        """
+        if self.encrypted:
+            return self._matching_sealed(connection, scope, terms)
+        seen, limit = visible_in(scope), 16 * k
+        while True:
+            rows = candidates(connection, self.tables, scope.key, terms, limit)
+            facts = [self.fact(row) for row in rows]
+            visible = [fact for fact in facts if seen(fact.branch)]
+            active = [f for f in with_closings(connection, self.tables, scope, visible) if f.active]
+            if len(active) >= k or len(rows) < limit:
+                return facts, active
+            limit *= 8
+
+    def _matching_sealed(
+        self, connection: Connection, scope: Scope, terms: Sequence[str]
+    ) -> tuple[list[Fact], list[Fact]]:
+        wanted = set(terms)
+        found = [f for f in self.visible(connection, scope) if wanted & set(words_of(f))]
+        return found, [fact for fact in found if fact.active]
+
+    def count(self, connection: Connection, scope: Scope | None = None) -> int:
+        """How many facts a scope holds; of all the tenant's without one."""
+        column = self.tables.facts.c
+        of_tenant = column.tenant == tenant_hash(self.tenant)
+        where = of_tenant if scope is None else column.scope == scope.key
+        return (
+            connection.scalar(select(func.count()).select_from(self.tables.facts).where(where)) or 0
+        )
