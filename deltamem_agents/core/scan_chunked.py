@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CHUNK = 16
-_BLOCK_ELEMENTS = 8 * 1024 * 1024  # bounds the [.., chunk, chunk] intermediates of one block
+_BLOCK_ELEMENTS = 512 * 1024  # of one [.., chunk, chunk] intermediate, so that it stays in cache
 
 
 def scan_chunked(
