@@ -48,7 +48,8 @@ class CallContext:
 
     States from before the call are pinned in `initial`, so that a layer that is run again
     (gradient checkpointing) reads what it read before; `sealed` keeps such a second run from
-    touching the cache.
+    touching the cache. `single` is a call of one token on a CPU, written by itself with nothing to
+    mask or remember, for which there is a short way.
     """
 
     store: MemoryStore
@@ -60,6 +61,7 @@ class CallContext:
     segment_ids: Tensor | None
     closes: bool
     record: bool
+    single: bool = False
     initial: dict[int, Tensor] = field(default_factory=dict)
     sealed: bool = False
 
@@ -111,9 +113,15 @@ def build_context(
             write_mask = None
         if token_mask is not None:
             segments = segments.masked_fill(~token_mask, -1)
-    return CallContext(
+    context = CallContext(
         store, batch, length, token_mask, write, write_mask, segments, call.closes, call.record
     )
+    unmasked = token_mask is None and write_mask is None and segments is None
+    context.single = (
+        length == 1 and device.type == "cpu" and write and unmasked
+        and not call.record and not store.recording_past
+    )  # fmt: skip
+    return context
 
 
 def _segments(given: Any, batch: int, length: int, device: torch.device) -> Tensor:

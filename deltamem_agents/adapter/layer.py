@@ -80,7 +80,7 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
                 f"attention sees the call's [{context.batch}, {context.length}] tokens",
                 got=tuple(hidden.shape),
             )
-        FLIGHT.corrections = memory(hidden, context, self.index)
+        FLIGHT.corrections = memory.forward(hidden, context, self.index)
 
 
 class AttentionEntry:

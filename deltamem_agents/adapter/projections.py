@@ -1,0 +1,172 @@
+"""The matrices of one adapter in one layer: hidden states in, memory vectors out, and back.
+
+Letters: B batch, T tokens, H state heads, R rank, d hidden width, S = R H. Everything here is
+float32, whatever the backbone's dtype: in bfloat16 the reads are off by up to 0.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deltamem_agents.adapter.backbones import Site
+from deltamem_agents.adapter.config import CORRECTIONS, DeltaMemConfig
+from deltamem_agents.adapter.initialise import NORM_EPS, initialise
+from deltamem_agents.adapter.packing import Packed, can_pack, stacked
+from deltamem_agents.adapter.step import options
+
+
+class Projections(nn.Module):
+    """Parameters of δ-mem in one attention layer; named as in the released adapters.
+
+    Args:
+        config: what the adapter computes.
+        site: the attention module that it corrects; only read, for shapes and initial values.
+    """
+
+    def __init__(self, config: DeltaMemConfig, site: Site) -> None:
+        super().__init__()
+        self.config = config
+        self.sizes = {name: site.ports[name].width for name in config.corrections}
+        self._in = ["memory_q_proj", "memory_k_proj", "memory_v_proj", "beta_proj"]
+        self._bias = ["beta_bias"]
+        if not config.couple_lambda:
+            self._in.append("lambda_proj")
+            self._bias.append("lambda_bias")
+        self._options = options(config)
+        self._out = [f"delta_{name}_proj" for name in self.sizes]
+        for name, shape in self._shapes(site.hidden).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape, dtype=torch.float32)))
+        initialise(dict(self.named_parameters()), config, site)
+        self.pack()
+
+    def _shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
+        config = self.config
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in self._in:
+            shapes[name] = (config.width if name.startswith("memory") else config.gates, hidden)
+        for name in self._bias:
+            shapes[name] = (config.gates,)
+        for name, size in self.sizes.items():
+            shapes[f"delta_{name}_proj"] = (size, config.width)
+        if config.o_rmsnorm and "o" in self.sizes:
+            shapes["delta_o_rmsnorm_weight"] = (self.sizes["o"],)
+        if config.trainable_scale:
+            shapes["delta_scale_raw"] = (len(CORRECTIONS) if config.scale_per == "head" else 1,)
+        return shapes
+
+    def pack(self) -> None:
+        """Lay the matrices side by side, where that is possible."""
+        self.__dict__.pop("_packed", None)
+        owner = self._parameters
+        groups = (self._in, self._bias, self._out)
+        if all(can_pack(owner, names) for names in groups):
+            leads = (0, 3 * self.config.width, 0)
+            self.__dict__["_packed"] = [
+                Packed(owner, names, lead) for names, lead in zip(groups, leads, strict=True)
+            ]
+
+    def train(self, mode: bool = True) -> Projections:
+        """As for any module; before inference the matrices are packed."""
+        super().train(mode)
+        if not mode and self.ready() is None:
+            self.pack()
+        return self
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Projections:
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.pack()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.pack()
+
+    def ready(self) -> list[Packed] | None:
+        """The packed matrices, if they hold and no parameter wants a gradient."""
+        packed: list[Packed] | None = self.__dict__.get("_packed")
+        if packed is None or torch.compiler.is_compiling():
+            return None
+        owner = self._parameters
+        if torch.is_grad_enabled() and any(
+            p is not None and p.requires_grad for p in owner.values()
+        ):
+            return None
+        return packed if all(part.holds(owner) for part in packed) else None
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Memory queries, keys, values and gates of hidden states (eqs. 4-5).
+
+        Args:
+            x: float32 [B, T, d].
+
+        Returns:
+            q, k, v, beta, keep, each [B, T, H, R].
+        """
+        config = self.config
+        heads, width = config.heads, config.width
+        packed = self.ready()
+        if packed is not None:
+            y = F.linear(x, packed[0].buffer, packed[1].buffer)
+        else:
+            bias = F.pad(stacked(self._parameters, self._bias), (3 * width, 0))
+            y = F.linear(x, stacked(self._parameters, self._in), bias)
+        qk = _split(y[..., : 2 * width], 2 * heads)
+        if config.normalize_qk:
+            qk = F.normalize(torch.tanh(qk), dim=-1, eps=NORM_EPS)
+        q, k = qk[..., :heads, :], qk[..., heads:, :]
+        v = _split(y[..., 2 * width : 3 * width], heads)
+        gates = torch.sigmoid(y[..., 3 * width :])
+        beta = self._rows(gates[..., : config.gates])
+        if config.update == "no_lambda":
+            keep = torch.ones_like(beta)
+        elif config.couple_lambda:
+            keep = 1 - beta
+        else:
+            keep = self._rows(gates[..., config.gates :])
+        return q, k, v, beta, keep
+
+    def _rows(self, gates: Tensor) -> Tensor:
+        """[B, T, gates] as one gate a row of each state, [B, T, H, R]."""
+        by_head = _split(gates, self.config.heads)
+        return by_head.expand(*by_head.shape[:-1], self.config.rank)
+
+    def corrections(self, reads: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Corrections of the projections (eqs. 7-9).
+
+        Args:
+            reads: float32 [B, T, H, R], times alpha / R.
+            dtype: of the result.
+        """
+        packed = self.ready()
+        weight = packed[2].buffer if packed is not None else stacked(self._parameters, self._out)
+        together = F.linear(reads.flatten(-2), weight)
+        sizes = list(self.sizes.values())
+        if not self.config.trainable_scale and not self.config.o_rmsnorm:
+            return dict(zip(self.sizes, torch.split(together.to(dtype), sizes, -1), strict=True))
+        parts = dict(zip(self.sizes, torch.split(together, sizes, -1), strict=True))
+        if self.config.trainable_scale:
+            factors = (
+                torch.sigmoid(self.get_parameter("delta_scale_raw").float()) * self.config.scale_max
+            )
+            by_head = self.config.scale_per == "head"
+            parts = {
+                name: part * factors[CORRECTIONS.index(name) if by_head else 0]
+                for name, part in parts.items()
+            }
+        if self.config.o_rmsnorm and "o" in parts:
+            weight = self.get_parameter("delta_o_rmsnorm_weight").float()
+            eps = self.config.o_rmsnorm_eps
+            parts["o"] = F.rms_norm(parts["o"], (self.sizes["o"],), weight, eps)
+        return {name: part.to(dtype) for name, part in parts.items()}
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """[B, T, heads R] as [B, T, heads, R]."""
+    return x.view(*x.shape[:-1], heads, -1)
