@@ -1,0 +1,119 @@
+"""The built-in model, made from nothing: tokenizer, backbone, memory.
+
+    python -m deltamem_agents.training.builtin --output deltamem_agents/builtin
+
+Stage 1 trains the backbone. Two in five batches are plain language modelling with the whole
+conversation in view; in the others attention is cut into blocks and a memory carries what crosses
+them, so that the backbone's hidden states are ones that a memory can use. Stage 2 freezes the
+backbone and trains the memory alone on longer and fuller conversations. Both can be killed at any
+moment and go on from their last snapshot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from deltamem_agents.adapter import DeltaMemConfig, attach, detach, save_adapter
+from deltamem_agents.adapter.model import adapter_parameters
+from deltamem_agents.runtime.template import ChatTemplate, shipped
+from deltamem_agents.training.backbone import build_backbone
+from deltamem_agents.training.curriculum import Curriculum
+from deltamem_agents.training.rows import Tokeniser
+from deltamem_agents.training.stage import Stage, StageConfig
+from deltamem_agents.training.tokenizer import build_tokenizer
+from deltamem_agents.training.world import World
+
+MEMORY = DeltaMemConfig(rank=16, heads=4, alpha=16.0, update="no_lambda", init_width=64)
+BACKBONE_STAGE = StageConfig(name="backbone", steps=2200)
+MEMORY_STAGE = StageConfig(
+    name="memory", steps=1200, matrices=0.01, memory_share=1.0, train_backbone=False, warm_up=20
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the outcome.
+
+    Args:
+        seed: of the world, the weights and the order of batches.
+        stages: run one after the other on the same model.
+        memory: the adapter.
+    """
+
+    seed: int = 0
+    stages: tuple[StageConfig, ...] = (BACKBONE_STAGE, MEMORY_STAGE)
+    memory: DeltaMemConfig = field(default_factory=lambda: MEMORY)
+
+
+def train(recipe: Recipe, work: Path, output: Path) -> None:
+    """Run the recipe, keeping snapshots in `work`, and write the model to `output`.
+
+    `output` gets `backbone/` (a transformers folder) and `adapter/`; each is replaced whole.
+    """
+    tokenizer = build_tokenizer(recipe.seed)
+    tokeniser = Tokeniser(ChatTemplate(tokenizer, "chatml"))
+    torch.manual_seed(recipe.seed)
+    model = build_backbone(len(tokenizer))
+    attach(model, recipe.memory)
+    level = plain_level = 0
+    for number, config in enumerate(recipe.stages):
+        seed = 1000 * (recipe.seed + 1) + number
+        with_memory = Curriculum(
+            World(seed), tokeniser, tokens=config.tokens, promote=config.promote, level=level
+        )
+        plain = Curriculum(
+            World(seed + 500), tokeniser, tokens=config.tokens, promote=0.9, level=plain_level
+        )
+        Stage(model, config, with_memory, plain, work, seed).run()
+        level, plain_level = with_memory.level, plain.level
+    export(model, tokenizer, output)
+
+
+def export(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
+    """Write backbone, tokenizer and adapter; the model is left without its adapter."""
+    for name, parameter in adapter_parameters(model):
+        if not bool(torch.isfinite(parameter).all()):
+            raise ArithmeticError(f"training diverged: {name} is not finite")
+    fresh = output.with_name(output.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    save_adapter(model, fresh / "adapter")
+    detach(model)
+    model.config.bos_token_id = None
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    model.save_pretrained(fresh / "backbone")
+    tokenizer.chat_template = shipped("chatml")
+    tokenizer.save_pretrained(fresh / "backbone")
+    for part in ("backbone", "adapter"):
+        shutil.rmtree(output / part, ignore_errors=True)
+        output.mkdir(parents=True, exist_ok=True)
+        (fresh / part).rename(output / part)
+    shutil.rmtree(fresh)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("deltamem_agents/builtin"))
+    parser.add_argument("--work", type=Path, default=Path("runs/builtin"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    (arguments.work / "arguments.json").write_text(json.dumps({"seed": arguments.seed}))
+    train(Recipe(seed=arguments.seed), arguments.work, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""How hard the conversations are, and when they become harder.
+
+A curriculum by time fails: if the memory has not learnt to hold two facts, eight teach nothing.
+So a level is left only when its questions are answered.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from deltamem_agents.training.rows import Rows, Tokeniser
+from deltamem_agents.training.world import Turn, World
+
+
+@dataclass(frozen=True)
+class Level:
+    """One difficulty.
+
+    Args:
+        facts: fewest and most subjects told in a conversation.
+        chats: most chat turns among them.
+        questions: most questions asked at the end.
+        tail: most chat turns between what was told and the questions, in a third of the
+            conversations.
+    """
+
+    facts: tuple[int, int]
+    chats: int
+    questions: int
+    tail: int = 0
+
+
+LEVELS = (
+    Level((1, 2), 1, 3),
+    Level((1, 3), 3, 4),
+    Level((1, 4), 5, 5, tail=10),
+    Level((1, 6), 8, 6, tail=16),
+    Level((2, 8), 10, 8, tail=24),
+    Level((2, 12), 12, 10, tail=32),
+    Level((3, 16), 12, 12, tail=40),
+)
+
+
+class Curriculum:
+    """Draws batches at the current level and moves up when a running accuracy passes a mark.
+
+    Args:
+        world: where conversations come from.
+        tokeniser: makes rows of them.
+        tokens: tokens in a batch, about.
+        promote: the running accuracy of answers at which the level is left.
+        level: where to start, from 0.
+        patience: least number of batches on a level.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        tokeniser: Tokeniser,
+        *,
+        tokens: int = 4000,
+        promote: float = 0.8,
+        level: int = 0,
+        patience: int = 40,
+    ) -> None:
+        self.world, self.tokeniser, self.tokens = world, tokeniser, tokens
+        self.promote, self.level, self.patience = promote, level, patience
+        self.since = 0
+        self.accuracy = 0.0
+
+    def batch(self, *, memory: bool) -> Rows:
+        """Draw a batch; without memory each conversation is one block, all of it visible.
+
+        Conversations of like length go together, so that little of a batch is padding.
+        """
+        random = self.world.random
+        pool: list[tuple[float, list[Turn]]] = []
+        while sum(size for size, _ in pool) < 6 * self.tokens:
+            turns = self._conversation(memory)
+            pool.append((_length(turns), turns))
+        pool.sort(key=lambda entry: entry[0])
+        start, total, chosen = random.randrange(len(pool)), 0.0, []
+        while pool and total < self.tokens:
+            size, turns = pool.pop(min(start, len(pool) - 1))
+            chosen.append(turns)
+            total += size
+        blocks = [random.choice((1, 1, 1, 2, 3, 5)) if memory else len(c) for c in chosen]
+        return self.tokeniser.rows(chosen, blocks)
+
+    def _conversation(self, memory: bool) -> list[Turn]:
+        level, random = LEVELS[self.level], self.world.random
+        low, high = level.facts
+        count = random.randint(low, high if memory else max(high, 3))
+        turns, truth = self.world.history(count, random.randint(0, level.chats))
+        if memory and level.tail and random.random() < 0.33:
+            turns += [self.world.chat() for _ in range(random.randint(2, level.tail))]
+        asked = min(count + 1, level.questions)
+        return turns + list(itertools.islice(self.world.questions(truth), asked))
+
+    def report(self, accuracy: float | None) -> bool:
+        """Take a batch's accuracy of answers; True if the level has just been left."""
+        self.since += 1
+        if accuracy is None:
+            return False
+        self.accuracy += 0.05 * (accuracy - self.accuracy)
+        last = self.level == len(LEVELS) - 1
+        if last or self.since < self.patience or self.accuracy < self.promote:
+            return False
+        self.level, self.since, self.accuracy = self.level + 1, 0, 0.5 * self.promote
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """What is needed to go on exactly here, as JSON values."""
+        version, numbers, gauss = self.world.random.getstate()
+        return {
+            "level": self.level, "since": self.since, "accuracy": self.accuracy,
+            "random": [version, list(numbers), gauss],
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.level, self.since = state["level"], state["since"]
+        self.accuracy = state["accuracy"]
+        version, numbers, gauss = state["random"]
+        self.world.random.setstate((version, tuple(numbers), gauss))
+
+
+def _length(turns: list[Turn]) -> float:
+    """Tokens of a conversation, about: four characters a token and the template's own."""
+    return sum((len(t.user) + len(t.assistant)) / 3.6 + 10 for t in turns)

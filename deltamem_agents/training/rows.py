@@ -1,0 +1,144 @@
+"""Conversations as rows of tokens: what the model sees, what counts, and what sees what.
+
+A row is one whole conversation [T]. It is cut into *blocks* of consecutive turns: attention stays
+inside a block, the memory runs through all of them. So a question whose fact lies in an earlier
+block can only be answered from the memory, exactly as after an eviction, and yet a whole
+conversation takes one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from deltamem_agents.runtime.template import ChatTemplate
+from deltamem_agents.training.world import Turn, lexicon
+
+
+class Kind(IntEnum):
+    """What a token is, for weighting the loss and for the penalty on writing."""
+
+    PADDING = 0
+    TEMPLATE = 1
+    USER = 2
+    USER_VALUE = 3
+    REPLY = 4
+    CONFIRMED_VALUE = 5
+    ANSWERED_VALUE = 6
+    DECLINE = 7
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of conversations.
+
+    Args:
+        ids: token ids, long [B, T].
+        kinds: `Kind` of each token, long [B, T].
+        blocks: number of the block of each token, long [B, T]; -1 in padding.
+        positions: position inside the block, long [B, T].
+        turns: how many turns a block has, long [B].
+    """
+
+    ids: Tensor
+    kinds: Tensor
+    blocks: Tensor
+    positions: Tensor
+    turns: Tensor
+
+    @property
+    def real(self) -> Tensor:
+        """Bool[B, T], False in padding."""
+        return self.kinds != Kind.PADDING
+
+    def attention_mask(self) -> Tensor:
+        """Additive float [B, 1, T, T]: causal, inside one block."""
+        length = self.ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        seen = causal & (self.blocks[:, :, None] == self.blocks[:, None, :])
+        return torch.zeros(seen.shape).masked_fill_(~seen, -1e4)[:, None]
+
+
+class Tokeniser:
+    """Turns to token ids and kinds, by the template that serves the model too."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self.template = template
+        self._encode = template.tokenizer.backend_tokenizer.encode
+        self._decline = self._ids(f" {lexicon()['unknown']}")[:1]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._encode(text, add_special_tokens=False).ids
+        return ids
+
+    def turn(self, turn: Turn) -> tuple[list[int], list[int]]:
+        """The ids and kinds of a turn."""
+        ids: list[int] = []
+        kinds: list[int] = []
+        for message in self.template.render(turn.messages()):
+            own, marks = list(message.ids), self._kinds(list(message.ids), message.role, turn)
+            ids += own
+            kinds += marks
+        return ids, kinds
+
+    def _kinds(self, ids: list[int], role: str, turn: Turn) -> list[int]:
+        reply = role == "assistant"
+        kinds = [int(Kind.REPLY if reply else Kind.USER)] * len(ids)
+        # "<|im_start|>role\n" before, "\n" after; the end mark itself is part of what is learnt.
+        kinds[:3] = [int(Kind.TEMPLATE)] * 3
+        kinds[-1] = int(Kind.TEMPLATE)
+        if not reply:
+            kinds[-2] = int(Kind.TEMPLATE)
+        if turn.kind in ("fact", "update"):
+            value = Kind.CONFIRMED_VALUE if reply else Kind.USER_VALUE
+        elif reply and turn.kind == "question":
+            value = Kind.ANSWERED_VALUE
+        else:
+            value = None
+        if value is not None:
+            for text in turn.values:
+                for form in (self._ids(f" {text}"), self._ids(text)):
+                    _mark(kinds, ids, form, value)
+        if reply and turn.kind == "unknown":
+            _mark(kinds, ids, self._decline, Kind.DECLINE)
+        return kinds
+
+    def rows(self, conversations: Sequence[Sequence[Turn]], block: Sequence[int]) -> Rows:
+        """Pack conversations, one a row, padded on the right.
+
+        Args:
+            conversations: the turns of each.
+            block: for each, how many consecutive turns see each other.
+        """
+        lines: list[tuple[list[int], list[int], list[int], list[int]]] = []
+        for turns, size in zip(conversations, block, strict=True):
+            ids: list[int] = []
+            kinds: list[int] = []
+            blocks: list[int] = []
+            positions: list[int] = []
+            for index, turn in enumerate(turns):
+                own, marks = self.turn(turn)
+                start = 0 if index % size == 0 else positions[-1] + 1
+                ids += own
+                kinds += marks
+                blocks += [index // size] * len(own)
+                positions += range(start, start + len(own))
+            lines.append((ids, kinds, blocks, positions))
+        width = max(len(line[0]) for line in lines)
+        padding = (0, int(Kind.PADDING), -1, 0)
+        columns = [
+            torch.tensor([line[i] + [pad] * (width - len(line[i])) for line in lines])
+            for i, pad in enumerate(padding)
+        ]
+        return Rows(*columns, turns=torch.tensor(block))
+
+
+def _mark(kinds: list[int], ids: list[int], form: list[int], kind: Kind) -> None:
+    """Give every occurrence of a token sequence a kind."""
+    for start in range(len(ids) - len(form) + 1):
+        if ids[start : start + len(form)] == form:
+            kinds[start : start + len(form)] = [int(kind)] * len(form)
