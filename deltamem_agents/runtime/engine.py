@@ -14,6 +14,7 @@ import torch
 
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.runtime.answer import Answer, Event, Options
+from deltamem_agents.runtime.grammar import Grammars
 from deltamem_agents.runtime.live import LiveSessions
 from deltamem_agents.runtime.messages import Message
 from deltamem_agents.runtime.runner import Runner
@@ -74,6 +75,11 @@ class Engine:
         ids = set(given) if isinstance(given, (list, tuple)) else {given}
         ids.add(self.tokenizer.eos_token_id)
         return frozenset(int(token) for token in ids if token is not None)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Compiles what decoding must follow."""
+        return Grammars(self.tokenizer, self.end_tokens)
 
     @cached_property
     def closing_tokens(self) -> int:

@@ -232,10 +232,10 @@ def _quantization(name: str) -> Any:
 
 def _positions(model: Any) -> int:
     config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or getattr(
-        config, "n_positions", 0
-    )
-    return int(positions) or _WIDEST_WINDOW
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if positions := getattr(config, name, None):
+            return int(positions)
+    return _WIDEST_WINDOW
 
 
 def _window(window: int | None, positions: int) -> int:

@@ -2,9 +2,9 @@
 
 A message is `{"role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content"}`; all
 but the first two may be missing. `summary: True` marks a message that stands for messages that were
-taken out. Malformed calls that the model made are kept as text in `invalid_tool_calls`, a list of
-`{"name", "args"}` (name None: args is all there was), and rendered as text. A tool call is `{"id", "function": {"name", "arguments"}}`, or the
-shorter `{"id", "name", "args"}`.
+taken out. A tool call is `{"id", "function": {"name", "arguments"}}`, or the shorter `{"id",
+"name", "args"}`. Malformed calls that the model made are kept as text in `invalid_tool_calls`, a
+list of `{"name", "args"}` (name None: args is all there was), and rendered as text.
 """
 
 from __future__ import annotations

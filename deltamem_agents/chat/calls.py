@@ -1,0 +1,125 @@
+"""One call: what LangChain passes, turned into what the engine takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import BaseMessage
+from langchain_core.utils.json import parse_partial_json
+
+from deltamem_agents.chat.errors import ChatRequestError
+from deltamem_agents.chat.messages import to_dicts
+from deltamem_agents.chat.tools import resolve_choice, tool_schemas
+from deltamem_agents.runtime.answer import Options
+from deltamem_agents.runtime.grammar import Rules
+from deltamem_agents.runtime.sampling import Sampling
+from deltamem_agents.runtime.slot import MemorySlot
+
+if TYPE_CHECKING:
+    from deltamem_agents.chat.model import ChatDeltaMem
+
+_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed", "max_tokens")
+_OTHER = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "timeout", "thinking")
+# What frameworks pass to every model and what has no meaning here.
+_IGNORED = ("strict", "stream", "model", "ls_structured_output_format", "stream_usage")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that is ready to run: `engine.generate(*arguments, **keywords)`."""
+
+    slot: MemorySlot | None
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+
+def prepare(
+    chat: ChatDeltaMem,
+    slot: MemorySlot | None,
+    messages: Sequence[BaseMessage],
+    stop: Sequence[str] | str | None,
+    kwargs: dict[str, Any],
+) -> Call:
+    """Check a call's parameters and put it together.
+
+    Raises:
+        ChatRequestError: a message, tool, choice, schema or parameter is unusable.
+    """
+    if unknown := sorted(set(kwargs) - {*_SAMPLING, *_OTHER, *_IGNORED}):
+        raise ChatRequestError(
+            f"a call's parameters are {', '.join((*_SAMPLING, *_OTHER))}", got=unknown
+        )
+    values = {name: kwargs.get(name, getattr(chat, name)) for name in _SAMPLING}
+    schemas = tool_schemas(kwargs.get("tools") or ())
+    thinking = kwargs.get("thinking", chat.thinking)
+    rules, constrained = _rules(chat, schemas, kwargs, thinking)
+    if constrained and thinking is None and chat.engine.template.reasons:
+        thinking = False  # a schema is wanted at once; thinking=True allows a thought before it
+    options = Options(
+        sampling=Sampling(**values),
+        stop=_stops(chat.stop if stop is None else stop),
+        timeout=kwargs.get("timeout", chat.timeout),
+        constraint=chat.engine.grammars.compile(rules),
+        parse_tools=bool(schemas) and rules.calls != "never",
+        parse_arguments=parse_partial_json,
+    )
+    before = slot.before if slot is not None else None
+    keywords = {
+        "tools": schemas,
+        "options": options,
+        "thinking": thinking,
+        "on_divergence": chat.on_divergence,
+    }
+    return Call(slot, (before, to_dicts(messages)), keywords)
+
+
+def _rules(
+    chat: ChatDeltaMem, schemas: list[dict[str, Any]], kwargs: dict[str, Any], thinking: bool | None
+) -> tuple[Rules, bool]:
+    choice, name = resolve_choice(kwargs.get("tool_choice"), schemas)
+    schema = response_schema(kwargs.get("response_format"))
+    forced = choice == "any"
+    tools = [s for s in schemas if name is None or s["function"]["name"] == name]
+    several = kwargs.get("parallel_tool_calls")
+    calls = "only" if forced else "never" if choice == "none" or not schemas else "free"
+    rules = Rules(
+        tools=tuple(tools),
+        calls=calls,
+        schema=None if forced else schema,
+        # Several calls where the model is free to stop; one where a call is demanded.
+        parallel=bool(several) if forced else several is not False,
+        thinks=bool(thinking) and chat.engine.template.reasons,
+    )
+    return rules, forced or schema is not None
+
+
+def response_schema(response_format: Any) -> dict[str, Any] | None:
+    """Read OpenAI's `response_format`: a JSON schema, or any JSON object.
+
+    Raises:
+        ChatRequestError: it is of another form.
+    """
+    if response_format is None or response_format == {"type": "text"}:
+        return None
+    if isinstance(response_format, dict):
+        if response_format.get("type") == "json_object":
+            return {"type": "object"}
+        inner = response_format.get("json_schema")
+        if isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
+            return dict(inner["schema"])
+    raise ChatRequestError(
+        'response_format is {"type": "json_object"} or {"type": "json_schema", "json_schema": '
+        '{"schema": ...}}',
+        got=response_format,
+    )
+
+
+def _stops(stop: Sequence[str] | str | None) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(text, str) for text in stops):
+        raise ChatRequestError("stop is a string or a list of strings", got=stop)
+    return stops

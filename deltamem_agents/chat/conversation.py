@@ -1,0 +1,131 @@
+"""A conversation that keeps its own memory, for users without LangGraph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    convert_to_messages,
+    message_chunk_to_message,
+    messages_from_dict,
+    messages_to_dict,
+)
+
+from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import FileFormatError, ModelNotFoundError
+from deltamem_agents.runtime.slot import MemorySlot
+
+if TYPE_CHECKING:
+    from deltamem_agents.chat.model import ChatDeltaMem
+
+
+class ChatSession:
+    """A conversation: messages, and the memory that has read them.
+
+    A turn that fails, or whose stream is not read to its end, changes nothing.
+
+    Args:
+        model: the chat model.
+        memory: what it remembers at the beginning; None for nothing.
+    """
+
+    def __init__(self, model: ChatDeltaMem, memory: MemoryState | None = None) -> None:
+        self.model = model
+        self.memory = memory
+        self.messages: list[BaseMessage] = []
+
+    def invoke(self, input: Any, **kwargs: Any) -> AIMessage:
+        """Say something and wait for the reply.
+
+        Args:
+            input: a string, a message or a list of messages.
+            **kwargs: as for the model's `invoke`; `tools` may be among them.
+        """
+        slot, said = MemorySlot(self.memory), self._said(input)
+        reply = self.model.with_memory(slot).invoke([*self.messages, *said], **kwargs)
+        return self._keep(slot, said, reply)
+
+    async def ainvoke(self, input: Any, **kwargs: Any) -> AIMessage:
+        """As `invoke`."""
+        slot, said = MemorySlot(self.memory), self._said(input)
+        reply = await self.model.with_memory(slot).ainvoke([*self.messages, *said], **kwargs)
+        return self._keep(slot, said, reply)
+
+    def stream(self, input: Any, **kwargs: Any) -> Iterator[AIMessageChunk]:
+        """Say something and read the reply as it grows."""
+        slot, said = MemorySlot(self.memory), self._said(input)
+        whole: AIMessageChunk | None = None
+        for chunk in self.model.with_memory(slot).stream([*self.messages, *said], **kwargs):
+            whole = chunk if whole is None else whole + chunk
+            yield chunk
+        if whole is not None:
+            self._keep(slot, said, message_chunk_to_message(whole))
+
+    async def astream(self, input: Any, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
+        """As `stream`."""
+        slot, said = MemorySlot(self.memory), self._said(input)
+        whole: AIMessageChunk | None = None
+        async for chunk in self.model.with_memory(slot).astream([*self.messages, *said], **kwargs):
+            whole = chunk if whole is None else whole + chunk
+            yield chunk
+        if whole is not None:
+            self._keep(slot, said, message_chunk_to_message(whole))
+
+    def fork(self) -> ChatSession:
+        """Return a conversation that goes on from here on its own."""
+        other = ChatSession(self.model, self.memory)
+        other.messages = list(self.messages)
+        return other
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Write memory and messages to a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.memory is not None:
+            self.memory.save(folder / "memory.safetensors")
+        text = json.dumps(messages_to_dict(self.messages), ensure_ascii=False, indent=1)
+        (folder / "messages.json").write_text(text + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, model: ChatDeltaMem, folder: str | PathLike[str]) -> ChatSession:
+        """Read what `save` wrote.
+
+        Raises:
+            ModelNotFoundError: nothing is there.
+            FileFormatError: a file is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / "messages.json").is_file():
+            raise ModelNotFoundError(
+                "a saved conversation is a folder with messages.json",
+                got=str(folder),
+                remedy="Give the folder that save wrote.",
+            )
+        memory = folder / "memory.safetensors"
+        session = cls(model, MemoryState.load(memory) if memory.exists() else None)
+        try:
+            stored = json.loads((folder / "messages.json").read_text(encoding="utf-8"))
+            session.messages = messages_from_dict(stored)
+        except (ValueError, TypeError, KeyError) as error:
+            raise FileFormatError(
+                "messages.json holds a list of messages", got=str(folder), remedy=str(error)
+            ) from error
+        return session
+
+    @staticmethod
+    def _said(input: Any) -> list[BaseMessage]:
+        return convert_to_messages(input if isinstance(input, list) else [input])
+
+    def _keep(self, slot: MemorySlot, said: list[BaseMessage], reply: Any) -> AIMessage:
+        self.memory = slot.after
+        self.messages = [*self.messages, *said, reply]
+        assert isinstance(reply, AIMessage)
+        return reply

@@ -1,0 +1,37 @@
+"""Engines that chat models share: the same arguments load the same model once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from deltamem_agents.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    from deltamem_agents.chat.model import ChatDeltaMem
+
+_ARGUMENTS = (
+    "model", "adapter", "device", "dtype", "attn_implementation", "device_map", "quantization",
+    "context_window", "low_water", "template", "write_policy", "live_bytes", "queue_size",
+)  # fmt: skip
+_engines: WeakValueDictionary[str, Engine] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def shared_engine(chat: ChatDeltaMem) -> Engine:
+    """Load the engine of a chat model, or share that of one made with the same arguments."""
+    from deltamem_agents.runtime.loading import load_engine
+
+    arguments = {name: getattr(chat, name) for name in _ARGUMENTS}
+    if not isinstance(chat.model, (str, type(None))) and not hasattr(chat.model, "__fspath__"):
+        return load_engine(tokenizer=chat.tokenizer, **arguments)
+    key = json.dumps(arguments, default=str, sort_keys=True)
+    with _lock:
+        engine = _engines.get(key)
+        if engine is None:
+            engine = load_engine(tokenizer=chat.tokenizer, **arguments)
+            if chat.tokenizer is None:
+                _engines[key] = engine
+    return engine

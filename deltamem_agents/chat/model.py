@@ -1,0 +1,348 @@
+"""ChatDeltaMem, the chat model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING, Any, Self
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+
+from deltamem_agents.chat.calls import Call, prepare
+from deltamem_agents.chat.engines import shared_engine
+from deltamem_agents.chat.errors import as_langchain
+from deltamem_agents.chat.messages import to_chunk, to_dicts, to_last_chunk, to_message
+from deltamem_agents.chat.structured import structured
+from deltamem_agents.chat.tools import tool_schemas
+from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import ConfigError, StateError
+from deltamem_agents.runtime.answer import Final
+from deltamem_agents.runtime.engine import Engine
+from deltamem_agents.runtime.slot import MemorySlot
+from deltamem_agents.runtime.template import WritePolicy
+
+if TYPE_CHECKING:
+    from deltamem_agents.chat.conversation import ChatSession
+
+_HOSTED = {"api_key", "base_url", "max_retries"}  # of hosted models: accepted, without effect here
+
+
+class ChatDeltaMem(BaseChatModel):
+    """A local causal LM with a δ-mem, as a LangChain chat model.
+
+    Without a memory bound to it (`with_memory`, or DeltaMemMiddleware in a graph), each call starts
+    from an empty one and forgets it afterwards.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+    model: Any = Field(default=None, exclude=True)
+    """A folder, a name on the hub, or a loaded model; None for the built-in one."""
+    adapter: Any = Field(default=None, exclude=True)
+    """A folder or a name on the hub; None with the built-in model, or with a loaded one that has
+    its adapter."""
+    tokenizer: Any = Field(default=None, exclude=True)
+    """For a loaded model: its tokenizer."""
+    device: str | None = None
+    """Such as "cpu" or "cuda"; None takes CUDA where there is one."""
+    dtype: Any = None
+    """Of the backbone: "float32", "bfloat16", "float16" or "auto"; `torch_dtype` is the same."""
+    attn_implementation: str | None = None
+    """As in transformers; None takes flash_attention_2 where it runs, else sdpa."""
+    device_map: Any = None
+    """As in transformers."""
+    quantization: str | None = None
+    """Either "4bit" or "8bit", where bitsandbytes is installed."""
+    context_window: int | None = None
+    """Most visible tokens of a prompt; None for half of the model's positions."""
+    low_water: int | None = None
+    """Visible tokens down to which turns leave when the window is full; None for half of it."""
+    template: str | None = None
+    """The name of a shipped chat template, or a Jinja text; None for the tokenizer's."""
+    write_policy: WritePolicy | None = None
+    """Which tokens are written to memory; None for all."""
+    thinking: bool | None = None
+    """Whether the model may reason first; None leaves it to its template."""
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens that together have at least this probability."""
+    top_k: int = 0
+    """Keep this many of the likeliest tokens; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens in view less likely."""
+    seed: int | None = None
+    """Makes sampling repeatable."""
+    max_tokens: int | None = None
+    """Most tokens of a reply; None for what the model's positions allow."""
+    stop: list[str] | str | None = None
+    """Strings that end a reply; they are not part of it."""
+    timeout: float | None = None
+    """Most seconds of a call."""
+    streaming: bool | None = None
+    """True makes `invoke` run through the streaming path."""
+    on_divergence: str = "raise"
+    """What a changed past means: "raise", or "rebuild" from the boundary where that is possible."""
+    live_bytes: int = 2**30
+    """Bytes of keys and values kept of recent conversations."""
+    queue_size: int = 256
+    """Most calls in work or waiting."""
+
+    _engine: Engine | None = PrivateAttr(default=None)
+    _slot: MemorySlot | None = PrivateAttr(default=None)
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        _ = self.engine  # typed errors of loading come from here, not wrapped by pydantic
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            known = set(cls.model_fields) | {"torch_dtype"} | _HOSTED
+            if unknown := sorted(set(values) - known):
+                raise ConfigError(
+                    "ChatDeltaMem's parameters are those in its documentation", got=unknown
+                )
+            if "torch_dtype" in values:
+                values = {"dtype": values["torch_dtype"], **values}
+                del values["torch_dtype"]
+        return values
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded model; shared by models made with the same arguments."""
+        if self._engine is None:
+            self._engine = shared_engine(self)
+        return self._engine
+
+    @property
+    def _llm_type(self) -> str:
+        return "deltamem"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model": self.engine.name, "fingerprint": self.engine.fingerprint}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        name = kwargs.get("model") or self.engine.name
+        params = LangSmithParams(
+            ls_provider="deltamem",
+            ls_model_name=str(name),
+            ls_model_type="chat",
+            ls_temperature=kwargs.get("temperature", self.temperature),
+        )
+        if most := kwargs.get("max_tokens", self.max_tokens):
+            params["ls_max_tokens"] = most
+        if stops := stop or self.stop:
+            params["ls_stop"] = [stops] if isinstance(stops, str) else list(stops)
+        return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        engine = self.engine
+        return ModelProfile(
+            name=engine.name,
+            open_weights=True,
+            max_input_tokens=engine.context_window,
+            max_output_tokens=engine.max_positions - engine.context_window,
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            tool_calling=True,
+            tool_choice=True,
+            tool_call_streaming=True,
+            structured_output=True,
+            reasoning_output=engine.template.reasons,
+        )
+
+    # Memory
+
+    def with_memory(self, slot: MemorySlot) -> Self:
+        """Bind one call's memory to this model.
+
+        Args:
+            slot: `before` is the memory the call starts from; `after` is set when it has ended.
+
+        Returns:
+            A copy that shares the engine and never answers from LangChain's cache.
+        """
+        bound = self.model_copy(update={"cache": False})
+        bound._slot = slot
+        return bound
+
+    def session(self, memory: MemoryState | None = None) -> ChatSession:
+        """Start a conversation that keeps its own memory, without LangGraph."""
+        from deltamem_agents.chat.conversation import ChatSession
+
+        return ChatSession(self, memory)
+
+    def warm_up(self) -> Self:
+        """Compile the kernels and touch the weights, so that the first call is no slower."""
+        from langchain_core.messages import HumanMessage
+
+        self.model_copy(update={"cache": False}).invoke([HumanMessage(".")], max_tokens=2)
+        return self
+
+    # Calls
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with as_langchain():
+            call = self._call(messages, stop, kwargs)
+            with closing(self.engine.generate(*call.arguments, **call.keywords)) as events:
+                finals = [event for event in events if isinstance(event, Final)]
+        return self._result(call, finals[-1])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with as_langchain():
+            call = self._call(messages, stop, kwargs)
+            async with aclosing(self.engine.agenerate(*call.arguments, **call.keywords)) as events:
+                finals = [event async for event in events if isinstance(event, Final)]
+        return self._result(call, finals[-1])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with as_langchain():
+            call = self._call(messages, stop, kwargs)
+            with closing(self.engine.generate(*call.arguments, **call.keywords)) as events:
+                for event in events:
+                    chunk = self._chunk(call, event)
+                    if run_manager:
+                        run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
+                    yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        with as_langchain():
+            call = self._call(messages, stop, kwargs)
+            async with aclosing(self.engine.agenerate(*call.arguments, **call.keywords)) as events:
+                async for event in events:
+                    chunk = self._chunk(call, event)
+                    if run_manager:
+                        await run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
+                    yield chunk
+
+    def _call(self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> Call:
+        slot = self._slot
+        if slot is not None and slot.after is not None:
+            raise StateError(
+                "a slot serves one call", got=slot, remedy="Make a MemorySlot for each call."
+            )
+        return prepare(self, slot, messages, stop, kwargs)
+
+    def _result(self, call: Call, final: Final) -> ChatResult:
+        if call.slot is not None:
+            call.slot.fill(final.state)
+        message = to_message(final, self.engine.name)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _chunk(self, call: Call, event: Any) -> ChatGenerationChunk:
+        if not isinstance(event, Final):
+            return ChatGenerationChunk(message=to_chunk(event))
+        if call.slot is not None:
+            call.slot.fill(event.state)
+        info = {"finish_reason": event.finish_reason}
+        last = to_last_chunk(event, self.engine.name)
+        return ChatGenerationChunk(message=last, generation_info=info)
+
+    # Counting
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the ids of a text, without a template."""
+        ids: list[int] = self.engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Count the tokens of a prompt with tools, template and generation prompt."""
+        with as_langchain():
+            return self.engine.count_tokens(
+                to_dicts(list(messages)), tools=tool_schemas(tools or ()), thinking=self.thinking
+            )
+
+    # Tools and schemas
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: dict[str, Any] | str | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Give the model tools.
+
+        Args:
+            tools: functions, pydantic classes, TypedDicts, BaseTools, or JSON schemas.
+            tool_choice: "auto" or None lets the model decide; "any", "required" or True makes it
+                call one; "none" forbids it; a tool's name (or {"type": "function", "function":
+                {"name"}}) makes it call that one.
+            **kwargs: for calls: `parallel_tool_calls`, `response_format`, temperature, ...
+
+        Raises:
+            ChatRequestError: a tool cannot be described, or the choice names none of them.
+        """
+        from deltamem_agents.chat.tools import resolve_choice
+
+        schemas = tool_schemas(tools)
+        resolve_choice(tool_choice, schemas)  # refuse an unknown name now, not at the first call
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        return self.bind(tools=schemas, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: str = "json_schema",
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Make replies follow a schema, which decoding then enforces.
+
+        Args:
+            schema: a pydantic class, a TypedDict, or a JSON schema.
+            include_raw: return {"raw", "parsed", "parsing_error"}.
+            method: "json_schema", "function_calling" or "json_mode" (any JSON object).
+            strict: accepted; decoding is strict in every case but json_mode.
+            **kwargs: for calls; `tools` may be among them.
+
+        Raises:
+            ChatRequestError: the schema cannot be used, or the method is unknown.
+        """
+        runnable: Runnable[LanguageModelInput, Any] = structured(
+            self, schema, include_raw=include_raw, method=method, **kwargs
+        )
+        return runnable

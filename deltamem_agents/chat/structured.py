@@ -1,0 +1,72 @@
+"""Replies that follow a schema, in all of LangChain's methods."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.runnables import RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from deltamem_agents.chat.errors import ChatRequestError
+
+if TYPE_CHECKING:
+    from deltamem_agents.chat.model import ChatDeltaMem
+
+_METHODS = ("json_schema", "function_calling", "json_mode")
+
+
+def structured(
+    chat: ChatDeltaMem, schema: Any, *, include_raw: bool, method: str, **kwargs: Any
+) -> Any:
+    """Bind a schema to a chat model and parse what it answers; see `with_structured_output`."""
+    if method not in _METHODS:
+        raise ChatRequestError(f"method is one of {', '.join(_METHODS)}", got=method)
+    kwargs.pop("strict", None)
+    is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+    if method == "function_calling":
+        bound, parser = _by_call(chat, schema, is_class, kwargs)
+    else:
+        bound, parser = _by_content(chat, schema, is_class, method, kwargs)
+    if not include_raw:
+        return bound | parser
+    parsed = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+    )
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+
+def _by_call(chat: Any, schema: Any, is_class: bool, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    from deltamem_agents.chat.tools import tool_schemas
+
+    name = tool_schemas([schema])[0]["function"]["name"]
+    tools = [schema, *(kwargs.pop("tools", None) or ())]
+    bound = chat.bind_tools(tools, tool_choice=name, **kwargs)
+    if is_class:
+        return bound, PydanticToolsParser(tools=[schema], first_tool_only=True)
+    return bound, JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+
+
+def _by_content(
+    chat: Any, schema: Any, is_class: bool, method: str, kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
+    parser: Any = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
+    if method == "json_mode":
+        wanted: dict[str, Any] = {"type": "json_object"}
+    else:
+        try:
+            json_schema = convert_to_json_schema(schema)
+        except Exception as error:
+            raise ChatRequestError(
+                "a schema is a pydantic class, a TypedDict or a JSON schema with a title",
+                got=schema,
+                remedy=str(error).splitlines()[0],
+            ) from error
+        wanted = {"type": "json_schema", "json_schema": {"schema": json_schema}}
+    if tools := kwargs.pop("tools", None):
+        return chat.bind_tools(tools, response_format=wanted, **kwargs), parser
+    return chat.bind(response_format=wanted, **kwargs), parser

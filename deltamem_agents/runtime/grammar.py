@@ -1,0 +1,205 @@
+"""Grammars that decoding must follow: tool calls, JSON schemas, and free text around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltamem_agents.errors import MessageError
+
+_OPEN, _CLOSE, _THINK, _THOUGHT = "<tool_call>", "</tool_call>", "<think>", "</think>"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a reply may be.
+
+    Args:
+        tools: JSON schemas of the tools that may be called.
+        calls: "free": text, and calls where the model wants them; "only": a call and nothing else;
+            "never": no call.
+        schema: a JSON schema that the content follows, or None.
+        parallel: whether several calls may follow each other.
+        thinks: whether a thought may come first.
+    """
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    calls: str = "free"
+    schema: Mapping[str, Any] | None = None
+    parallel: bool = True
+    thinks: bool = False
+
+
+class Grammars:
+    """Compiles rules for one tokenizer.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        end_tokens: ids that end a reply.
+    """
+
+    def __init__(self, tokenizer: Any, end_tokens: frozenset[int]) -> None:
+        self._tokenizer, self._end_tokens = tokenizer, sorted(end_tokens)
+
+    @cached_property
+    def _wrapped(self) -> Any:
+        # Slow for large vocabularies (more than 10 s at 151,000), so made once and when needed.
+        from llguidance.hf import from_tokenizer
+
+        return from_tokenizer(self._tokenizer, eos_token=self._end_tokens)
+
+    def compile(self, rules: Rules) -> Callable[[], Matcher] | None:
+        """Make a factory of matchers; None where everything is allowed.
+
+        Raises:
+            MessageError: a schema has something that decoding cannot enforce, or cannot be met.
+        """
+        opening = self._id(_OPEN)
+        if rules.calls == "never":
+            if rules.schema is None:
+                return None if opening is None else lambda: _Banned(opening, len(self._tokenizer))
+            grammar = self._lark(rules, text=False)
+        elif rules.calls == "free" and rules.schema is None:
+            if not rules.tools or opening is None or self._id(_CLOSE) is None:
+                return None
+            grammar = self._lark(rules, text=True)
+            self._check(grammar)
+            return lambda: _AfterOpening(self._matcher(grammar), opening, rules.parallel)
+        else:
+            grammar = self._lark(rules, text=False)
+        self._check(grammar)
+        return lambda: self._matcher(grammar)
+
+    def _matcher(self, grammar: str) -> Matcher:
+        from llguidance import LLMatcher
+
+        return Matcher(LLMatcher(self._wrapped, grammar, log_level=0), self._wrapped.vocab_size)
+
+    def _check(self, grammar: str) -> None:
+        from llguidance import LLMatcher
+
+        failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, self._wrapped)
+        if failed:
+            raise MessageError(
+                "a schema can be enforced while decoding",
+                got=messages[0].splitlines()[0],
+                remedy="Simplify the schema, or use method='json_mode'.",
+            )
+
+    def _lark(self, rules: Rules, *, text: bool) -> str:
+        """Write the grammar; with `text`, only what follows an opening mark that was seen."""
+        opening, closing = self._mark(_OPEN), self._mark(_CLOSE)
+        lines = [r"%llguidance {}"]
+        choices = []
+        for number, tool in enumerate(rules.tools if rules.calls != "never" else ()):
+            function = tool["function"]
+            name = json.dumps(function["name"], ensure_ascii=False)
+            head = json.dumps(f'{{"name": {name}, "arguments": ', ensure_ascii=False)
+            schema = _strict(function.get("parameters") or {"type": "object", "properties": {}})
+            lines.append(f"arguments_{number}: %json {schema}")
+            choices.append(f'{head} arguments_{number} "}}"')
+        starts = []
+        if choices:
+            lines.append(f"body: {' | '.join(choices)}")
+            if text:
+                more = f' ("\\n"? {opening} "\\n" body "\\n" {closing})*' if rules.parallel else ""
+                starts.append(f'"\\n" body "\\n" {closing}{more}')
+            else:
+                more = f' ("\\n" {opening} "\\n" body "\\n" {closing})*' if rules.parallel else ""
+                starts.append(f'{opening} "\\n" body "\\n" {closing}{more}')
+        if rules.schema is not None:
+            lines.append(f"content: %json {_strict(rules.schema)}")
+            starts.append("content")
+        start = f"({' | '.join(starts)})"
+        if rules.thinks and not text:
+            thought = f'{self._mark(_THINK)} /(.|\\n)*/ {self._mark(_THOUGHT)} "\\n\\n"'
+            start = f"({thought})? {start}"
+        return "\n".join([*lines[:1], f"start: {start}", *lines[1:]])
+
+    def _mark(self, text: str) -> str:
+        token = self._id(text)
+        return json.dumps(text) if token is None else f"<[{token}]>"
+
+    def _id(self, text: str) -> int | None:
+        ids: Sequence[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids[0] if len(ids) == 1 else None
+
+
+class Matcher:
+    """Follows one reply through a grammar.
+
+    Args:
+        matcher: llguidance's.
+        vocabulary: number of tokens.
+    """
+
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
+        self._matcher, self._vocabulary = matcher, vocabulary
+        self._bits = np.zeros((1, (vocabulary + 31) // 32), np.int32)
+
+    def allowed(self) -> Tensor | None:
+        """Bool[V]: which tokens may come next."""
+        from llguidance.numpy import fill_next_token_bitmask
+
+        fill_next_token_bitmask(self._matcher, self._bits, 0)
+        if self._matcher.is_error():
+            raise MessageError(
+                "a grammar can be followed",
+                got=self._matcher.get_error().splitlines()[0],
+                remedy="Simplify the schema.",
+            )
+        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
+        return torch.from_numpy(bits[: self._vocabulary].astype(np.bool_))
+
+    def accept(self, token: int) -> None:
+        """Go on by a token that was allowed."""
+        self._matcher.consume_token(token)
+
+    @property
+    def over(self) -> bool:
+        """Whether the grammar is at its end."""
+        return bool(self._matcher.is_accepting())
+
+
+class _AfterOpening(Matcher):
+    """Everything is allowed until a call is opened; from there on, calls."""
+
+    def __init__(self, inner: Matcher, opening: int, parallel: bool) -> None:
+        self._inner, self._opening, self._parallel = inner, opening, parallel
+        self._inside = False
+
+    def allowed(self) -> Tensor | None:
+        return self._inner.allowed() if self._inside else None
+
+    def accept(self, token: int) -> None:
+        if self._inside:
+            self._inner.accept(token)
+        elif token == self._opening:
+            self._inside = True
+
+
+class _Banned(Matcher):
+    """Everything but one token is allowed."""
+
+    def __init__(self, token: int, vocabulary: int) -> None:
+        self._mask = torch.ones(vocabulary, dtype=torch.bool)
+        self._mask[token] = False
+
+    def allowed(self) -> Tensor | None:
+        return self._mask
+
+    def accept(self, token: int) -> None:
+        return None
+
+
+def _strict(schema: Mapping[str, Any]) -> str:
+    """A schema without free white space, so that what is generated is its canonical form."""
+    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
