@@ -237,6 +237,19 @@ class Database:
         finally:
             raw.close()
 
+    def outside(self, call: Callable[[Database], T]) -> T:
+        """Something that cannot run inside a transaction.
+
+        Raises:
+            StorageError: or one of its kinds.
+        """
+        self._check_open()
+        try:
+            with self._turn(True, self.statements(self.engine).family):
+                return call(self)
+        except Exception as error:
+            raise self._failure(error, self.engine, None) from error
+
     async def apurge(self) -> None:
         """The same from a coroutine."""
         if self.url.get_backend_name() == "sqlite":

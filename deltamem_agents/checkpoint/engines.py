@@ -18,6 +18,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -92,6 +93,26 @@ def async_engine(url: URL, *, busy_timeout: float, pool_size: int, synchronous: 
     if backend == "sqlite":
         _prepare_sqlite(engine.sync_engine, synchronous)
     return engine
+
+
+def reader(source: str | URL | Path | Engine) -> Engine:
+    """An engine that only reads (an official saver's database); a file must be there.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if isinstance(source, Engine):
+        return source
+    url = parse(source)
+    backend = url.get_backend_name()
+    if backend != "sqlite":
+        engine: Engine = _create(create_engine, url.set(drivername=_SYNC[backend]), {})
+        return engine
+    path = Path(url.database or "")
+    if not path.is_file():
+        raise ConfigError("the database to import is a file", got=str(path))
+    # Not immutable, so that what is still in the write-ahead log is read too.
+    return create_engine(f"sqlite:///file:{quote(str(path.absolute()))}?mode=ro&uri=true")
 
 
 def pool_options(backend: str, pool_size: int) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 
 from sqlalchemy import Dialect
-from sqlalchemy.exc import DBAPIError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from deltamem_agents.errors import (
     ConnectionLostError,

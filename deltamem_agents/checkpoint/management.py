@@ -1,44 +1,66 @@
-"""The saver's methods beside LangGraph's hot path: removal, copies, memories, upkeep."""
+"""The saver's methods beside LangGraph's hot path: removal, copies, memories, upkeep.
+
+Every method has an async twin with an "a" before its name; both run the same operation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import DeltaChannelHistory
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from sqlalchemy import URL, Engine
 
-from deltamem_agents.checkpoint import memories, removal
+from deltamem_agents.checkpoint import engines, memories, retention, upkeep
+from deltamem_agents.checkpoint.history import history
 from deltamem_agents.checkpoint.identifiers import address_of, checked_thread
+from deltamem_agents.checkpoint.importing import Source
 from deltamem_agents.checkpoint.memories import MemoryRecord
+from deltamem_agents.checkpoint.metadata import FENCE_KEY
+from deltamem_agents.checkpoint.rekey import rekey
+from deltamem_agents.checkpoint.removal import Removal
+from deltamem_agents.checkpoint.serde import encrypted_serializer, strict_serializer
+from deltamem_agents.checkpoint.takeover import Imported, take_over
+from deltamem_agents.checkpoint.upkeep import Stats
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import ConfigError, EncryptionError
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context
     from deltamem_agents.checkpoint.database import Database, Operation
+    from deltamem_agents.checkpoint.tenancy import Tenancy
 
 T = TypeVar("T")
+_STRATEGIES = {"keep_latest": retention.keep_newest, "delete": retention.delete_thread}
 
 
 class Management:
-    """Mixed into `SQLAlchemySaver`; every method has an async twin with an "a" before its name."""
+    """Mixed into `SQLAlchemySaver`."""
 
+    serde: SerializerProtocol
     _database: Database
+    _tenancy: Tenancy
 
-    def _manage(self, make: Callable[[Context], Operation[T]]) -> T:
+    def _manage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
         raise NotImplementedError
 
-    async def _amanage(self, make: Callable[[Context], Operation[T]]) -> T:
+    async def _amanage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
         raise NotImplementedError
 
     # -- memories -----------------------------------------------------------------------------
 
     def memories(self, thread_id: str, *, namespace: str | None = "") -> list[MemoryRecord]:
         """The course of a thread's memory, oldest checkpoint first (read from SQL alone)."""
-        return self._manage(memories.course(checked_thread(thread_id), namespace))
+        return self._manage(memories.course(checked_thread(thread_id), namespace), write=False)
 
     async def amemories(self, thread_id: str, *, namespace: str | None = "") -> list[MemoryRecord]:
         """Async `memories`."""
-        return await self._amanage(memories.course(checked_thread(thread_id), namespace))
+        make = memories.course(checked_thread(thread_id), namespace)
+        return await self._amanage(make, write=False)
 
     def memory_at(self, config: RunnableConfig, channel: str | None = None) -> MemoryState | None:
         """The memory of one checkpoint (the newest, without a checkpoint id).
@@ -47,29 +69,226 @@ class Management:
             config: names thread, namespace and perhaps a checkpoint.
             channel: which, where the state has several memories.
         """
-        return self._manage(memories.at(address_of(config), channel))
+        return self._manage(memories.at(address_of(config), channel), write=False)
 
     async def amemory_at(
         self, config: RunnableConfig, channel: str | None = None
     ) -> MemoryState | None:
         """Async `memory_at`."""
-        return await self._amanage(memories.at(address_of(config), channel))
+        return await self._amanage(memories.at(address_of(config), channel), write=False)
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Per channel, the writes since the nearest stored value among the ancestors."""
+        if not channels:
+            return {}
+        return self._manage(history(address_of(config), channels), write=False)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Async `get_delta_channel_history`."""
+        if not channels:
+            return {}
+        return await self._amanage(history(address_of(config), channels), write=False)
 
     # -- removal ------------------------------------------------------------------------------
 
+    def _remove(self, makes: Sequence[retention.Make]) -> Removal:
+        report = sum((self._manage(make) for make in makes), Removal())
+        self._database.purge()
+        return report
+
+    async def _aremove(self, makes: Sequence[retention.Make]) -> Removal:
+        report = sum([await self._amanage(make) for make in makes], Removal())
+        await self._database.apurge()
+        return report
+
     def delete_thread(self, thread_id: str) -> None:
         """Delete everything of a thread, also from the bytes of a SQLite file."""
-        self._manage(_delete(checked_thread(thread_id)))
-        self._database.purge()
+        self._remove([retention.delete_thread(checked_thread(thread_id))])
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Async `delete_thread`."""
-        await self._amanage(_delete(checked_thread(thread_id)))
+        await self._aremove([retention.delete_thread(checked_thread(thread_id))])
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints of these runs (what other checkpoints need is hidden)."""
+        if run_ids:
+            self._remove([retention.delete_runs(run_ids)])
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Async `delete_for_runs`."""
+        if run_ids:
+            await self._aremove([retention.delete_runs(run_ids)])
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Keep the newest checkpoint of each namespace ("keep_latest"), or nothing ("delete")."""
+        self._remove(_prune(thread_ids, strategy))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Async `prune`."""
+        await self._aremove(_prune(thread_ids, strategy))
+
+    def retain(
+        self, thread_id: str | None = None, *, keep_last: int | None = None,
+        max_age: timedelta | float | None = None, dry_run: bool = False,
+    ) -> Removal:
+        """Remove the checkpoints that no rule keeps; a thread of which none is left goes whole.
+
+        Args:
+            thread_id: one thread; all of the tenant without it (each in its own transaction).
+            keep_last: keeps the newest so many of each namespace.
+            max_age: keeps what is younger (a timedelta, or seconds).
+            dry_run: change nothing, and report what would have gone.
+        """
+        oldest = retention.check_rules(keep_last, max_age)
+        one = None if thread_id is None else [checked_thread(thread_id)]
+        names = one if one is not None else self._manage(_threads, write=False)
+        report = Removal()
+        for name in names:
+            try:
+                report += self._manage(retention.retain(
+                    name, keep_last=keep_last, oldest=oldest, dry_run=dry_run))
+            except retention.DryRun as dry:
+                report += dry.removal
+        if not dry_run:
+            self._database.purge()
+        return report
+
+    async def aretain(
+        self, thread_id: str | None = None, *, keep_last: int | None = None,
+        max_age: timedelta | float | None = None, dry_run: bool = False,
+    ) -> Removal:
+        """Async `retain`."""
+        oldest = retention.check_rules(keep_last, max_age)
+        one = None if thread_id is None else [checked_thread(thread_id)]
+        names = one if one is not None else await self._amanage(_threads, write=False)
+        report = Removal()
+        for name in names:
+            try:
+                report += await self._amanage(retention.retain(
+                    name, keep_last=keep_last, oldest=oldest, dry_run=dry_run))
+            except retention.DryRun as dry:
+                report += dry.removal
+        if not dry_run:
+            await self._database.apurge()
+        return report
+
+    # -- copies, fences -----------------------------------------------------------------------
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints and writes to an empty thread; contents are shared."""
+        self._manage(_copy(source_thread_id, target_thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Async `copy_thread`."""
+        await self._amanage(_copy(source_thread_id, target_thread_id))
+
+    def fence(self, config: RunnableConfig) -> RunnableConfig:
+        """Become the only writer of the config's thread.
+
+        Returns:
+            The config with a fencing token. Whoever writes to the thread with an older token gets
+            a `ConflictError`, and nothing is stored. Configs without a token are not fenced.
+        """
+        token = self._manage(_fence(config))
+        return _with_token(config, token)
+
+    async def afence(self, config: RunnableConfig) -> RunnableConfig:
+        """Async `fence`."""
+        return _with_token(config, await self._amanage(_fence(config)))
+
+    # -- upkeep -------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Counts and bytes of the tenant."""
+        return self._manage(lambda c: lambda s: upkeep.stats(s, c), write=False)
+
+    async def astats(self) -> Stats:
+        """Async `stats`."""
+        return await self._amanage(lambda c: lambda s: upkeep.stats(s, c), write=False)
+
+    def vacuum(self) -> Removal:
+        """Collect what nothing refers to, and give free space back to the system."""
+        report = self._manage(lambda c: lambda s: upkeep.sweep(s, c))
+        self._database.outside(upkeep.vacuum)
+        return report
+
+    async def avacuum(self) -> Removal:
+        """Async `vacuum`."""
+        report = await self._amanage(lambda c: lambda s: upkeep.sweep(s, c))
+        await self._database.in_thread(lambda: self._database.outside(upkeep.vacuum))
+        return report
+
+    def rekey(self, encryption_key: bytes | None) -> None:
+        """Encrypt everything of the tenant with another key (None: decrypt it for good).
+
+        Other processes must not write to the tenant meanwhile, and need the new key after.
+        """
+        serde = self._serde_for(encryption_key)
+        self._tenancy.salt = self._manage(rekey(serde))
+        self.serde = serde
+        self._database.purge()
+
+    async def arekey(self, encryption_key: bytes | None) -> None:
+        """Async `rekey`."""
+        serde = self._serde_for(encryption_key)
+        self._tenancy.salt = await self._amanage(rekey(serde))
+        self.serde = serde
         await self._database.apurge()
 
+    def _serde_for(self, key: bytes | None) -> SerializerProtocol:
+        inner = getattr(self.serde, "serde", self.serde)
+        if key is None:
+            return inner if inner is not None else strict_serializer()
+        if not isinstance(key, bytes):
+            raise EncryptionError("an AES key is bytes", got=type(key).__name__)
+        return encrypted_serializer(key, inner=inner)
 
-def _delete(thread_id: str) -> Callable[[Context], Operation[removal.Removal]]:
-    return lambda context: lambda session: removal.delete_thread(session.core, context, thread_id)
+    def import_checkpoints(self, source: str | URL | Path | Engine) -> Imported:
+        """Take over a database of LangGraph's official SQLite or PostgreSQL saver.
+
+        History, pending writes and metadata come along; the source is only read.
+        """
+        engine = engines.reader(source)
+        try:
+            with engine.connect() as connection:
+                reader = Source(connection)
+                return sum(
+                    (self._manage(take_over(reader, name)) for name in reader.threads()),
+                    Imported())
+        finally:
+            if engine is not source:
+                engine.dispose()
+
+    async def aimport_checkpoints(self, source: str | URL | Path | Engine) -> Imported:
+        """Async `import_checkpoints` (in a thread, by the sync methods)."""
+        return await self._database.in_thread(lambda: self.import_checkpoints(source))
 
 
-__all__ = ["Any", "Management", "Sequence"]
+def _threads(context: Context) -> Operation[list[str]]:
+    return lambda session: retention.threads(session, context)
+
+
+def _prune(thread_ids: Sequence[str], strategy: str) -> list[retention.Make]:
+    if strategy not in _STRATEGIES:
+        raise ConfigError(f"strategy is one of {sorted(_STRATEGIES)}", got=strategy)
+    if isinstance(thread_ids, str):
+        raise ConfigError("thread_ids is a list of ids", got=thread_ids)
+    return [_STRATEGIES[strategy](checked_thread(name)) for name in thread_ids]
+
+
+def _copy(source: str, target: str) -> Callable[[Context], Operation[int]]:
+    return retention.copy_thread(checked_thread(source), checked_thread(target))
+
+
+def _fence(config: RunnableConfig) -> Callable[[Context], Operation[int]]:
+    thread_id = address_of(config).thread_id
+    return lambda context: lambda session: upkeep.take_fence(session, context, thread_id)
+
+
+def _with_token(config: RunnableConfig, token: int) -> RunnableConfig:
+    configurable = {**config["configurable"], FENCE_KEY: token}
+    return RunnableConfig(**{**config, "configurable": configurable})  # type: ignore[typeddict-item]

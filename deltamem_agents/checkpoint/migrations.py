@@ -9,9 +9,8 @@ last. A released step is never edited; a change of the schema is a new step at t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from collections.abc import Iterator
 
 from sqlalchemy import Connection, func, inspect, select, text
 
@@ -30,7 +29,7 @@ def _create_checkpoint_tables(connection: Connection, tables: Tables) -> None:
 
 
 def _create_fact_tables(connection: Connection, tables: Tables) -> None:
-    create_fact_tables(connection)
+    create_fact_tables(connection, tables.schema, tables.prefix)
 
 
 Step = Callable[[Connection, Tables], None]

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, func, or_, select, union, update
 
 from deltamem_agents.checkpoint.context import Context
-from deltamem_agents.checkpoint.fact_tables import delete_scope_facts
+from deltamem_agents.checkpoint.fact_tables import delete_scope_facts, fact_tables
 from deltamem_agents.checkpoint.rows import text
 from deltamem_agents.errors import CorruptStorageError
 
@@ -118,7 +118,8 @@ def delete_thread(connection: Connection, context: Context, thread_id: str) -> R
     visible = connection.scalar(
         select(func.count()).where(scope[0], tables.checkpoints.c.hidden == 0)) or 0
     count = connection.execute(delete(tables.checkpoints).where(scope[0])).rowcount
-    facts = delete_scope_facts(connection, context.tenant, thread_id)
+    facts = delete_scope_facts(
+        connection, context.tenant, thread_id, fact_tables(tables.schema, tables.prefix))
     connection.execute(delete(tables.fences).where(
         tables.fences.c.tenant == context.tenant, tables.fences.c.thread_id == thread_id))
     removal = Removal(int(count > 0), visible, 0, writes, facts)

@@ -24,8 +24,8 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deltamem_agents.checkpoint import reading, tenancy, writing
 from deltamem_agents.checkpoint import identifiers as ids
+from deltamem_agents.checkpoint import reading, tenancy, writing
 from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.database import Database, Operation
 from deltamem_agents.checkpoint.management import Management
@@ -243,11 +243,11 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
 
     # -- for Management -----------------------------------------------------------------------
 
-    def _manage(self, make: Callable[[Context], Operation[T]]) -> T:
-        return self._database.run(make(self.context), write=True, core=True)
+    def _manage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
+        return self._database.run(make(self.context), write=write, core=True)
 
-    async def _amanage(self, make: Callable[[Context], Operation[T]]) -> T:
-        return await self._database.arun(make(await self.acontext()), write=True, core=True)
+    async def _amanage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
+        return await self._database.arun(make(await self.acontext()), write=write, core=True)
 
 
 def _page(context: Context, place: reading.Listing, size: int) -> Operation[list[reading.Loaded]]:

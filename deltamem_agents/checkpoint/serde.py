@@ -47,20 +47,23 @@ def strict_serializer(allowed: Iterable[type | tuple[str, ...]] = ()) -> JsonPlu
 
 
 def encrypted_serializer(
-    key: bytes, allowed: Iterable[type | tuple[str, ...]] = ()
+    key: bytes, allowed: Iterable[type | tuple[str, ...]] = (),
+    inner: SerializerProtocol | None = None,
 ) -> EncryptedSerializer:
     """LangGraph's AES serializer (EAX) around the strict one.
 
     Args:
         key: 16, 24 or 32 bytes.
         allowed: types beside the safe ones.
+        inner: what packs the values; the strict serializer without it.
 
     Raises:
         EncryptionError: the key has another length.
     """
     if len(key) not in (16, 24, 32):
         raise EncryptionError("an AES key has 16, 24 or 32 bytes", got=f"{len(key)} bytes")
-    return EncryptedSerializer.from_pycryptodome_aes(strict_serializer(allowed), key=key)
+    return EncryptedSerializer.from_pycryptodome_aes(
+        inner or strict_serializer(allowed), key=key)
 
 
 class Coder:
@@ -85,7 +88,10 @@ class Coder:
 
     def encode(self, value: object) -> Item:
         """A value of a channel or a write."""
-        kind, data = self._dumps(value)
+        return self.wrap(*self._dumps(value))
+
+    def wrap(self, kind: str, data: bytes) -> Item:
+        """A value that is packed already."""
         large = len(data) > INLINE_BYTES or kind == MEMORY_KIND
         blob = self.digest(kind, data) if large else None
         return Item(*self.seal(kind, data), blob)
@@ -158,15 +164,24 @@ class Coder:
                 remedy="Check the key; if it is right, the row was changed.",
             ) from error
 
-    def decode(self, kind: str | None, data: bytes | None, blob: bytes | None = None) -> Any:
-        """The inverse of `encode`; a blob's content must agree with its hash."""
-        plain, opened = self.open(kind, data)
-        if blob is not None and self.digest(plain, opened) != bytes(blob):
+    def verify(self, kind: str, data: bytes, blob: bytes) -> None:
+        """Check that a content is the one that its address says.
+
+        Raises:
+            CorruptStorageError: it is another one.
+        """
+        if self.digest(kind, data) != bytes(blob):
             raise CorruptStorageError(
                 "a blob agrees with the hash of its content",
                 got=bytes(blob).hex(),
                 remedy="The database is damaged; restore it from a backup.",
             )
+
+    def decode(self, kind: str | None, data: bytes | None, blob: bytes | None = None) -> Any:
+        """The inverse of `encode`; a blob's content must agree with its hash."""
+        plain, opened = self.open(kind, data)
+        if blob is not None:
+            self.verify(plain, opened, blob)
         if plain == MEMORY_KIND:
             return codec.decode(opened)
         try:

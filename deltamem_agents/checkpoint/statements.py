@@ -228,7 +228,10 @@ class Statements:
             where.append(table.c.checkpoint_id <= bindparam("last"))
             where.append(or_(table.c.checkpoint_id < bindparam("last"),
                              table.c.id < bindparam("last_row")))
-        where += [self._has_term(table.c.terms, f"term{i}") for i in range(terms)]
+        where += [
+            self.has_term(table.c.terms, bindparam(f"term{i}", type_=table.c.terms.type))
+            for i in range(terms)
+        ]
         rows = (
             select(table).where(*where)
             .order_by(table.c.checkpoint_id.desc(), table.c.id.desc())
@@ -236,13 +239,16 @@ class Statements:
         )
         return self._compile(self.sections(rows))
 
-    def _has_term(self, column: ColumnElement[bytes], name: str) -> ColumnElement[bool]:
-        wanted = bindparam(name, type_=self.tables.checkpoints.c.terms.type)
+    def has_term(
+        self, column: ColumnElement[bytes], wanted: ColumnElement[bytes]
+    ) -> ColumnElement[bool]:
+        """Whether the terms of a checkpoint's metadata hold this one (or seem to)."""
         if self.family == "sqlite":
             return func.instr(column, wanted) > 0
         if self.family == "mysql":
             return func.locate(wanted, column) > 0
-        return func.strpos(func.encode(column, "hex"), func.encode(wanted, "hex")) > 0
+        # With the schema's name it is an ordinary function, where "position" alone is syntax.
+        return func.pg_catalog.position(column, wanted) > 0
 
     def sections(self, rows: Select[Any]) -> Executable:
         """The chosen checkpoints and all that hangs on them, in one statement.

@@ -8,10 +8,12 @@ write is either inline (`kind`, `data`) or in `blobs` (`blob`, the hash of its c
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Column,
+    Dialect,
     Double,
     ForeignKey,
     Index,
@@ -25,7 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects import mysql, postgresql
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from deltamem_agents.checkpoint import identifiers as ids
 
@@ -34,13 +36,35 @@ HASH_BYTES = 20
 _MYSQL = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_row_format": "DYNAMIC"}
 
 
+class _Key(TypeDecorator[str]):
+    """Text that is compared by its bytes."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        kinds: dict[str, TypeEngine[Any]] = {
+            "postgresql": postgresql.TEXT(collation="C"),
+            "mysql": mysql.VARBINARY(self.size),
+            "mariadb": mysql.VARBINARY(self.size),
+        }
+        return dialect.type_descriptor(kinds.get(dialect.name, Text()))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        binary = dialect.name in ("mysql", "mariadb")
+        return value.encode() if value is not None and binary else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        return value.decode() if isinstance(value, bytes) else value
+
+
 def key(size: int) -> TypeEngine[str]:
     """Text that is compared by its bytes, of at most `size` bytes."""
-    return (
-        Text()
-        .with_variant(postgresql.TEXT(collation="C"), "postgresql")
-        .with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
-    )
+    return _Key(size)
 
 
 def digest(size: int) -> TypeEngine[bytes]:

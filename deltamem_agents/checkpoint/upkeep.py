@@ -1,0 +1,128 @@
+"""Upkeep: counts, collecting what nothing refers to, giving space back, fencing tokens."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, and_, func, select, update
+
+from deltamem_agents.checkpoint import removal
+from deltamem_agents.checkpoint.removal import Removal
+
+if TYPE_CHECKING:
+    from deltamem_agents.checkpoint.context import Context
+    from deltamem_agents.checkpoint.database import Database
+    from deltamem_agents.checkpoint.session import Session
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a tenant holds.
+
+    Attributes:
+        threads: with at least one checkpoint.
+        checkpoints: that a listing shows.
+        hidden: kept for a DeltaChannel's history only.
+        channels: values of channels, over all checkpoints.
+        writes: pending writes.
+        blobs: distinct contents of more than 256 bytes.
+        blob_bytes: their bytes as stored.
+        memories: rows of `memory_states`.
+        database_bytes: of the whole database (all tenants), where it can tell; else 0.
+    """
+
+    threads: int
+    checkpoints: int
+    hidden: int
+    channels: int
+    writes: int
+    blobs: int
+    blob_bytes: int
+    memories: int
+    database_bytes: int
+
+
+def stats(session: Session, context: Context) -> Stats:
+    """Count."""
+    tables, tenant = context.tables, context.tenant
+    heads = tables.checkpoints
+
+    def one(query: Select[Any]) -> int:
+        return int(session.core.scalar(query) or 0)
+
+    own = heads.c.tenant == tenant
+    return Stats(
+        threads=one(select(func.count(heads.c.thread_id.distinct())).where(own)),
+        checkpoints=one(select(func.count()).where(own, heads.c.hidden == 0)),
+        hidden=one(select(func.count()).where(own, heads.c.hidden != 0)),
+        channels=one(select(func.count()).select_from(
+            tables.channels.join(heads, heads.c.id == tables.channels.c.checkpoint)).where(own)),
+        writes=one(select(func.count()).where(tables.writes.c.tenant == tenant)),
+        blobs=one(select(func.count()).where(tables.blobs.c.tenant == tenant)),
+        blob_bytes=one(select(func.sum(func.length(tables.blobs.c.data))).where(
+            tables.blobs.c.tenant == tenant)),
+        memories=one(select(func.count()).where(tables.memory_states.c.tenant == tenant)),
+        database_bytes=_database_bytes(session),
+    )
+
+
+def _database_bytes(session: Session) -> int:
+    queries = {
+        "sqlite": "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+        "postgresql": "SELECT pg_database_size(current_database())",
+        "mysql": "SELECT SUM(data_length + index_length) FROM information_schema.tables "
+                 "WHERE table_schema = DATABASE()",
+    }
+    found = session.core.exec_driver_sql(queries[session.statements.family]).scalar()
+    return int(found or 0)
+
+
+def sweep(session: Session, context: Context) -> Removal:
+    """Collect every blob of the tenant that nothing refers to."""
+    blobs = context.tables.blobs
+    hashes = session.core.execute(
+        select(blobs.c.hash).where(blobs.c.tenant == context.tenant)).scalars()
+    return removal.collect(session.core, context, sorted(bytes(entry) for entry in hashes))
+
+
+def vacuum(database: Database) -> int:
+    """Give free space back to the system; bytes by which a SQLite file shrank."""
+    engine, tables = database.engine, database.tables
+    family = database.statements(engine).family
+    if family == "sqlite":
+        return _vacuum_sqlite(database)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        preparer = engine.dialect.identifier_preparer
+        names = ", ".join(preparer.format_table(table) for table in tables.metadata.sorted_tables)
+        command = "VACUUM ANALYZE" if family == "postgresql" else "OPTIMIZE TABLE"
+        connection.exec_driver_sql(f"{command} {names}").close()
+    return 0
+
+
+def _vacuum_sqlite(database: Database) -> int:
+    path = database.url.database or ""
+    before = os.path.getsize(path) if os.path.exists(path) else 0
+    raw = database.engine.raw_connection()
+    try:
+        cursor = raw.cursor()
+        cursor.execute("VACUUM")
+        cursor.close()
+    finally:
+        raw.close()
+    database.purge()
+    return before - os.path.getsize(path) if before else 0
+
+
+def take_fence(session: Session, context: Context, thread_id: str) -> int:
+    """The next fencing token of a thread; all earlier holders are from now on stale."""
+    table = context.tables.fences
+    where = and_(table.c.tenant == context.tenant, table.c.thread_id == thread_id)
+    changed = session.core.execute(update(table).where(where).values(token=table.c.token + 1))
+    if changed.rowcount:
+        token: int = session.core.execute(select(table.c.token).where(where)).scalar_one()
+        return token
+    session.core.execute(table.insert().values(
+        tenant=context.tenant, thread_id=thread_id, token=1))
+    return 1
