@@ -41,7 +41,11 @@ from sqlalchemy.schema import SchemaItem
 from deltamem_agents.checkpoint.tables import content, row_id
 
 _words = Text().with_variant(mysql.LONGTEXT(charset="ascii"), "mysql", "mariadb")
-_MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_row_format": "DYNAMIC"}
+_MYSQL: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_row_format": "DYNAMIC",
+}
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,7 @@ class FactTables:
         """A name with the schema and the prefix, for SQL that is written out."""
         return f"{self.schema}.{self.prefix}{name}" if self.schema else f"{self.prefix}{name}"
 
-    def _table(
-        self, name: str, *parts: SchemaItem, **more: Any
-    ) -> Table:
+    def _table(self, name: str, *parts: SchemaItem, **more: Any) -> Table:
         return Table(self.prefix + name, self.metadata, *parts, **_MYSQL, **more)
 
     def _facts(self) -> Table:

@@ -155,15 +155,17 @@ class Hit:
 
     Attributes:
         fact: what was found; active, and visible in the searched branch.
-        score: of the fused ranking, greater is better; comparable within one search only.
+        score: of the (fused) ranking, greater is better; comparable within one search only.
         keyword: weight of the query's words that stand in the fact, 0 to 1.
         cosine: of the embeddings, None without an embedder.
+        bm25: of the keyword ranking.
     """
 
     fact: Fact
     score: float
     keyword: float = 0.0
     cosine: float | None = None
+    bm25: float = 0.0
 
 
 @dataclass(frozen=True)

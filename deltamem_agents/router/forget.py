@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, or_, select
 from deltamem_agents.checkpoint.fact_tables import delete_facts
 from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.facts import ForgetReport, Scope
+from deltamem_agents.router.transactions import read, write
 
 if TYPE_CHECKING:
     from deltamem_agents.router.store import FactStore
@@ -19,12 +20,11 @@ def forget(
     scope: Scope,
     fact_ids: tuple[str, ...],
     message_ids: tuple[str, ...],
-    now: float,
 ) -> ForgetReport:
     """Deletes facts for good; see `FactStore.forget`."""
-    tables = store.tables
-    with store.engine.begin() as connection:
-        _overwrite_deleted(connection)
+    tables, now = store.tables, store.shelf.clock()
+
+    def work(connection: Connection) -> tuple[list[str], set[str]]:
         rows = _chosen(store, connection, scope, fact_ids, message_ids)
         values = {store.shelf.fact(row).value.lower() for row in rows}
         for row in rows:
@@ -37,33 +37,31 @@ def forget(
         if rows and connection.dialect.name == "sqlite":
             name = tables.named("fact_words")
             connection.exec_driver_sql(f"INSERT INTO {name}({name}) VALUES ('optimize')")
+        return [row.fact_id for row in rows], values
+
+    forgotten, values = write(store.engine, work)
     purge_file(store)
-    with store.engine.begin() as connection:
-        left = len(_chosen(store, connection, scope, fact_ids, message_ids))
+    left = read(store.engine, lambda c: _chosen(store, c, scope, fact_ids, message_ids))
     if left:
-        raise FactStoreError("what is forgotten is not found again", got=f"{left} facts")
+        raise FactStoreError("what is forgotten is not found again", got=f"{len(left)} facts")
     repeated = tuple(
         fact for fact in store.facts(scope) if any(value in fact.quote.lower() for value in values)
     )
-    return ForgetReport(tuple(row.fact_id for row in rows), repeated)
+    return ForgetReport(tuple(forgotten), repeated)
 
 
 def purge_file(store: FactStore) -> None:
     """Removes deleted rows' bytes from what the database keeps beside its tables.
 
-    SQLite: the write-ahead log is emptied. PostgreSQL and MariaDB reuse the space of dead rows on
-    their own (VACUUM, purge), beyond any client's reach.
+    SQLite: the write-ahead log is emptied (the saver's connections overwrite deleted rows).
+    PostgreSQL and MariaDB reuse the space of dead rows on their own (VACUUM, purge), beyond any
+    client's reach.
     """
     if store.engine.dialect.name != "sqlite":
         return
     with store.engine.connect() as opened:
         connection = opened.execution_options(isolation_level="AUTOCOMMIT")
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
-
-
-def _overwrite_deleted(connection: Connection) -> None:
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("PRAGMA secure_delete = ON").all()
 
 
 def _chosen(

@@ -170,9 +170,7 @@ def features_of(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ())
         return basis
     best = hits[0]
     words = set(content(query))
-    other = next(
-        (h.score for h in hits[1:] if h.fact.value.lower() != best.fact.value.lower()), 0.0
-    )
+    other = next((h.bm25 for h in hits[1:] if h.fact.value.lower() != best.fact.value.lower()), 0.0)
     return Features(
         lookup=basis.lookup,
         open_ended=basis.open_ended,
@@ -180,7 +178,7 @@ def features_of(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ())
         coverage=best.keyword,
         subject=_subject_fits(best.fact, query, words),
         attribute=_attribute_fits(best.fact, words),
-        gap=1.0 - other / best.score if best.score > 0 else 0.0,
+        gap=max(1.0 - other / best.bm25, 0.0) if best.bm25 > 0 else 0.0,
         kind=_kind_fits(best.fact, query),
         reverse=float(bool(words & set(tokens(best.fact.value)))),
         conflict=float(bool(conflicts)),

@@ -6,11 +6,14 @@ import logging
 from typing import Any
 
 from langchain_core.messages import BaseMessage
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
+from langchain_core.vectorstores import VectorStore
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.router.answer import Answer, answer, as_data, unverified
+from deltamem_agents.router.documents import RetrieverStore
 from deltamem_agents.router.facts import Scope
 from deltamem_agents.router.messages import heard
 from deltamem_agents.router.policy import Decision, decide, fit
@@ -18,6 +21,7 @@ from deltamem_agents.router.scope import scope_of
 from deltamem_agents.router.store import FactStore
 
 logger = logging.getLogger(__name__)
+Source = FactStore | RetrieverStore | BaseRetriever | VectorStore
 Question = str | BaseMessage | dict[str, Any]
 
 
@@ -28,14 +32,18 @@ class HybridRouter(Runnable[Question, Decision]):
     the user is the question) and finds the scope in the config (`thread_id`), never in the text.
 
     Args:
-        store: where facts are looked up.
+        store: where facts are looked up: a `FactStore`, or a `BaseRetriever`, `VectorStore` or
+            `RetrieverStore` of the user's own.
         k: how many facts at most go to the model.
     """
 
-    def __init__(self, store: FactStore, *, k: int = 5) -> None:
+    def __init__(self, store: Source, *, k: int = 5) -> None:
         if k < 1:
             raise ConfigError("k is at least 1", got=k)
-        self.store, self.k = store, k
+        if isinstance(store, BaseRetriever | VectorStore):
+            store = RetrieverStore(store)
+        self.store: FactStore | RetrieverStore = store
+        self.k = k
 
     def probe(self, query: str, scope: Scope) -> Decision:
         """Looks up a question and decides its route. Never raises: a failure means "neural".

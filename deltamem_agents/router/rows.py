@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 
 from deltamem_agents.checkpoint.fact_tables import FactTables, branch_hash
 from deltamem_agents.router.analyze import tokens

@@ -11,6 +11,7 @@ from deltamem_agents.checkpoint.identifiers import checked_thread
 from deltamem_agents.router.facts import Scope
 
 if TYPE_CHECKING:
+    from deltamem_agents.router.documents import RetrieverStore
     from deltamem_agents.router.store import FactStore
 
 HEAD_KEY = "fact_head"
@@ -18,7 +19,9 @@ HEAD_KEY = "fact_head"
 
 
 def scope_of(
-    store: FactStore, config: RunnableConfig | None, state: Mapping[str, Any] | None = None
+    store: FactStore | RetrieverStore,
+    config: RunnableConfig | None,
+    state: Mapping[str, Any] | None = None,
 ) -> Scope:
     """Reads thread and branch of a running call.
 

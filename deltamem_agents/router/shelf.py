@@ -56,7 +56,7 @@ class Shelf:
         return self.coder.digest("fact", json.dumps(parts).encode("ascii")).hex()
 
     def seal(self, body: bytes) -> bytes:
-        """A body as its row holds it."""
+        """A body or a vector as its row holds it."""
         if self.coder is None or not self.encrypted:
             return body
         kind, data = self.coder.seal("json", body)
@@ -68,13 +68,20 @@ class Shelf:
         Raises:
             EncryptionError: it is plain where content is encrypted, or the reverse.
         """
-        body = bytes(row.body)
+        return fact_of(row, self.open(bytes(row.body)))
+
+    def open(self, data: bytes) -> bytes:
+        """What `seal` was given.
+
+        Raises:
+            EncryptionError: it is plain where content is encrypted, or the reverse.
+        """
         if self.coder is None:
-            return fact_of(row, body)
-        kind, data = b"json", body
-        if not body.startswith(b"{"):
-            kind, _, data = body.partition(b"\0")
-        return fact_of(row, self.coder.open(kind.decode("ascii"), data)[1])
+            return data
+        if data[:1] in (b"{", b"f"):  # a plain body, a plain vector
+            return self.coder.open("json", data)[1]
+        kind, _, sealed = data.partition(b"\0")
+        return self.coder.open(kind.decode("ascii", "replace"), sealed)[1]
 
     # ------------------------------------------------------------------ writing
 
@@ -84,6 +91,7 @@ class Shelf:
         scope: Scope,
         told: Mapping[str, Heard],
         drafts: Mapping[str, Sequence[Draft]],
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[Fact, ...]:
         """Inserts the drafts of messages that this branch has not recorded yet.
 
@@ -92,6 +100,7 @@ class Shelf:
             scope: whose.
             told: digest -> message.
             drafts: digest -> facts of that message.
+            metadata: digest -> what is known of that document.
         """
         known = known_digests(connection, self.tables, scope, drafts)
         buried = self._buried(connection, scope)
@@ -100,8 +109,10 @@ class Shelf:
             one = told[digest]
             if digest in known or (one.message_id and self.keyed(one.message_id) in buried):
                 continue
+            more = (metadata or {}).get(digest)
             new += [
-                self.insert(connection, scope, one, d, (digest, n)) for n, d in enumerate(found)
+                self.insert(connection, scope, one, draft, (digest, ordinal), more)
+                for ordinal, draft in enumerate(found)
             ]
         return tuple(new)
 
@@ -142,6 +153,15 @@ class Shelf:
         if fact.slot:
             self._supersede(connection, scope, fact)
         return fact
+
+    def take_over(
+        self, connection: Connection, scope: Scope, old: Fact, one: Heard, draft: Draft
+    ) -> Fact:
+        """Inserts a fact in the place of another one."""
+        new = self.insert(connection, scope, one, draft, (self.keyed(one.digest), 0))
+        if self.one(connection, scope, old.fact_id).active:
+            self.close(connection, scope, old.number, new.number)
+        return new
 
     def _supersede(self, connection: Connection, scope: Scope, new: Fact) -> None:
         """Closes what is older, visible in this branch and of no greater authority."""

@@ -5,37 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError
+from langchain_core.embeddings import Embeddings
+from sqlalchemy import Connection, Engine, inspect
 
 from deltamem_agents.checkpoint.context import Context
-from deltamem_agents.checkpoint.fact_tables import (
-    create_fact_tables,
-    fact_tables,
-)
+from deltamem_agents.checkpoint.fact_tables import create_fact_tables, fact_tables
 from deltamem_agents.errors import FactStoreError
-from deltamem_agents.router.analyze import content
 from deltamem_agents.router.extract import extract
 from deltamem_agents.router.facts import Draft, Fact, ForgetReport, Hit, Scope
 from deltamem_agents.router.forget import forget
-from deltamem_agents.router.keyword import bm25, words_of
 from deltamem_agents.router.messages import Heard, Message, heard
-from deltamem_agents.router.rows import (
-    add_head,
-    hashed,
-    known_digests,
-    lineage_of,
-    slot_of,
-)
+from deltamem_agents.router.rows import add_head, hashed, known_digests, lineage_of, slot_of
+from deltamem_agents.router.search import search
 from deltamem_agents.router.shelf import Shelf
+from deltamem_agents.router.transactions import read, write
+from deltamem_agents.router.vector import VectorIndex
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+
+    from deltamem_agents.router.documents import FactRetriever
+
+Drafts = dict[str, tuple[Draft, ...]]
 
 
 class Saver(Protocol):
-    """What the store needs of a saver."""
+    """What the store needs of a saver; `SQLAlchemySaver` also gives `context` (encryption)."""
 
     @property
     def engine(self) -> Engine:
@@ -50,9 +47,12 @@ class FactStore:
     """Facts of one tenant, beside its checkpoints.
 
     Every search and every write names a `Scope`; tenant and thread are compared as equalities.
+    Where the saver encrypts, facts are encrypted too, nothing is indexed, and a scope's rows are
+    decrypted and ranked in process.
 
     Args:
-        saver: an opened `SQLAlchemySaver`, or anything with `engine` and `tenant`.
+        saver: an opened `SQLAlchemySaver`.
+        embeddings: adds vector search; any of LangChain's, such as `router.embed.MiniLM()`.
         keep_secrets: keep passwords, keys and card numbers instead of "[redacted]".
         read_assistant: also read facts from the assistant's messages; they never take the place
             of what the user or a tool said.
@@ -63,19 +63,28 @@ class FactStore:
         self,
         saver: Saver,
         *,
+        embeddings: Embeddings | None = None,
         keep_secrets: bool = False,
         read_assistant: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        context: Context | None = getattr(saver, "context", None)
         self.engine, self.tenant = saver.engine, saver.tenant
         self.keep_secrets, self.read_assistant = keep_secrets, read_assistant
-        context: Context | None = getattr(saver, "context", None)
         self.tables = fact_tables()
         if context is not None:
             self.tables = fact_tables(context.tables.schema, context.tables.prefix)
-        self.shelf = Shelf(self.tables, self.tenant, clock, context.coder if context else None)
-        with self.engine.begin() as connection:
-            create_fact_tables(connection, self.tables.schema, self.tables.prefix)
+        coder = context.coder if context is not None else None
+        self.shelf = Shelf(self.tables, self.tenant, clock, coder)
+        self.vectors = None
+        if embeddings is not None:
+            self.vectors = VectorIndex(self.engine, self.shelf, embeddings)
+        write(self.engine, self._prepare)
+
+    def _prepare(self, connection: Connection) -> None:
+        tables = self.tables
+        if not inspect(connection).has_table(tables.vectors.name, schema=tables.schema):
+            create_fact_tables(connection, tables.schema, tables.prefix)
 
     def __repr__(self) -> str:
         return f"FactStore({self.engine.dialect.name}, tenant={self.tenant!r})"
@@ -103,7 +112,7 @@ class FactStore:
         told, drafts = self._read(messages)
         if not drafts:
             return ()
-        return self._write(lambda connection: self.shelf.record(connection, scope, told, drafts))
+        return write(self.engine, lambda c: self.shelf.record(c, scope, told, drafts))
 
     def hear(self, messages: Iterable[Message], scope: Scope) -> Scope:
         """Records messages under a new head of the branch, which the caller keeps in its state.
@@ -134,7 +143,7 @@ class FactStore:
             self.shelf.record(connection, onward, told, new)
             return onward
 
-        return self._write(work)
+        return write(self.engine, work)
 
     def branch(self, thread: str, head: str = "", checkpoint: str = "") -> Scope:
         """The scope of a branch of a thread.
@@ -148,31 +157,31 @@ class FactStore:
         scope = Scope(self.tenant, thread, (), checkpoint)
         if not head:
             return scope
-        with self.engine.begin() as connection:
-            return replace(scope, lineage=lineage_of(connection, self.tables, scope, head))
+        line = read(self.engine, lambda c: lineage_of(c, self.tables, scope, head))
+        return replace(scope, lineage=line)
 
-    def _read(
-        self, messages: Iterable[Message]
-    ) -> tuple[dict[str, Heard], dict[str, tuple[Draft, ...]]]:
-        told = {
-            self.shelf.keyed(one.digest): one for one in map(heard, messages) if self._listens(one)
-        }
-        drafts = {
-            digest: extract(one.text, keep_secrets=self.keep_secrets)
-            for digest, one in told.items()
-        }
-        return told, {digest: found for digest, found in drafts.items() if found}
+    def add_documents(self, documents: Iterable[Document], scope: Scope) -> tuple[Fact, ...]:
+        """Adds documents and the facts that they state, as said by a tool.
 
-    def _write(self, work: Callable[[Connection], T]) -> T:
-        try:
-            with self.engine.begin() as connection:
-                return work(connection)
-        except IntegrityError:  # another process recorded the same message in between
-            with self.engine.begin() as connection:
-                return work(connection)
+        A document (same text, same id or `source`) is added once. Facts from documents never
+        close one another.
 
-    def _listens(self, one: Heard) -> bool:
-        return one.role in ("user", "tool") or (one.role == "assistant" and self.read_assistant)
+        Args:
+            documents: LangChain documents, already cut to the size that is to be found.
+            scope: whose.
+        """
+        from deltamem_agents.router.documents import drafts_of
+
+        self._own(scope)
+        told: dict[str, Heard] = {}
+        more: dict[str, dict[str, Any]] = {}
+        for document in documents:
+            name = document.id or str(document.metadata.get("source", ""))
+            one = Heard("tool", document.page_content, name)
+            digest = self.shelf.keyed(one.digest)
+            told[digest], more[digest] = one, dict(document.metadata)
+        drafts = {d: drafts_of(o.text, keep_secrets=self.keep_secrets) for d, o in told.items()}
+        return write(self.engine, lambda c: self.shelf.record(c, scope, told, drafts, more))
 
     def close(self, fact_id: str, scope: Scope) -> Fact:
         """Says that a fact no longer holds, from the scope's head on, with nothing in its place.
@@ -181,12 +190,15 @@ class FactStore:
             FactStoreError: there is no such fact in the scope, or it is closed already.
         """
         self._own(scope)
-        with self.engine.begin() as connection:
+
+        def work(connection: Connection) -> Fact:
             fact = self.shelf.one(connection, scope, fact_id)
             if not fact.active:
                 raise FactStoreError("a fact is closed once", got=fact_id)
             self.shelf.close(connection, scope, fact.number, 0)
-        return replace(fact, superseded_by="closed")
+            return replace(fact, superseded_by="closed")
+
+        return write(self.engine, work)
 
     def revise(self, fact_id: str, statement: Message, scope: Scope) -> Fact:
         """Closes a fact and records the statement that takes its place, in one transaction.
@@ -203,37 +215,30 @@ class FactStore:
             FactStoreError: no such active fact, or the statement says nothing about it.
         """
         self._own(scope)
-        one = heard(statement)
-        drafts = extract(one.text, keep_secrets=self.keep_secrets)
-        with self.engine.begin() as connection:
+        told, drafts = self._read([statement])
+
+        def work(connection: Connection) -> Fact:
             old = self.shelf.one(connection, scope, fact_id)
-            fitting = [
-                d for d in drafts if not old.slot or self.shelf.keyed(slot_of(scope, d)) == old.slot
-            ]
-            if not old.active or not fitting:
-                raise FactStoreError(
-                    "a revision tells a new value of an active fact's subject and attribute",
-                    got=f"{one.text!r} for {old.subject!r} {old.attribute!r}",
-                    remedy="Name the same subject and attribute in the statement.",
-                )
-            new = self.shelf.insert(
-                connection, scope, one, fitting[0], (self.shelf.keyed(one.digest), 0)
+            for digest, found in drafts.items():
+                for draft in found:
+                    same = self.shelf.keyed(slot_of(scope, draft)) == old.slot
+                    if old.active and (same or not old.slot):
+                        return self.shelf.take_over(connection, scope, old, told[digest], draft)
+            raise FactStoreError(
+                "a revision tells a new value of an active fact's subject and attribute",
+                got=f"{statement!r} for {old.subject!r} {old.attribute!r}",
+                remedy="Name the same subject and attribute in the statement.",
             )
-            closed = self.shelf.one(connection, scope, fact_id)
-            if closed.active:
-                self.shelf.close(connection, scope, old.number, new.number)
-        return new
+
+        return write(self.engine, work)
 
     def forget(
-        self,
-        scope: Scope,
-        *,
-        fact_ids: Sequence[str] = (),
-        message_ids: Sequence[str] = (),
+        self, scope: Scope, *, fact_ids: Sequence[str] = (), message_ids: Sequence[str] = ()
     ) -> ForgetReport:
         """Deletes facts in every branch of the thread and purges index and file of them.
 
-        A content-free tombstone stays, by which the same messages are not recorded again.
+        A content-free tombstone stays, by which the same messages are not recorded again. The
+        memory inside the model is rebuilt by `ThreadMemory.forget`, which calls this.
 
         Args:
             scope: whose; its lineage plays no part.
@@ -244,7 +249,9 @@ class FactStore:
             FactStoreError: something of it was found again afterwards.
         """
         self._own(scope)
-        return forget(self, scope, tuple(fact_ids), tuple(message_ids), self.shelf.clock())
+        if self.vectors is not None:
+            self.vectors.drop(scope)
+        return forget(self, scope, tuple(fact_ids), tuple(message_ids))
 
     # ------------------------------------------------------------------ reading
 
@@ -257,15 +264,7 @@ class FactStore:
             k: at most that many.
         """
         self._own(scope)
-        terms = content(query)
-        with self.engine.begin() as connection:
-            rows, found = self.shelf.matching(connection, scope, terms, k)
-            total = self.shelf.count(connection, scope) if found else 0
-        documents = {fact.number: words_of(fact) for fact in rows}
-        scores = bm25(terms, documents, total)
-        hits = [Hit(f, scores[f.number][0], scores[f.number][1]) for f in found]
-        hits.sort(key=lambda hit: (-hit.score, -hit.fact.number))
-        return tuple(hits[:k])
+        return search(self.engine, self.shelf, self.vectors, query, scope, k)
 
     def facts(self, scope: Scope, *, closed: bool = False, limit: int = 1000) -> tuple[Fact, ...]:
         """Lists the facts of this branch, oldest first.
@@ -276,8 +275,7 @@ class FactStore:
             limit: at most that many.
         """
         self._own(scope)
-        with self.engine.begin() as connection:
-            found = self.shelf.visible(connection, scope)
+        found = read(self.engine, lambda c: self.shelf.visible(c, scope))
         return tuple(fact for fact in found if closed or fact.active)[:limit]
 
     def rivals(self, fact: Fact, scope: Scope) -> tuple[Fact, ...]:
@@ -285,19 +283,24 @@ class FactStore:
         self._own(scope)
         if not fact.slot:
             return ()
-        with self.engine.begin() as connection:
-            rows = self.shelf.slot(connection, scope, fact.slot)
+        rows = read(self.engine, lambda c: self.shelf.slot(c, scope, fact.slot))
         return tuple(f for f in rows if f.active and f.value.lower() != fact.value.lower())
+
+    def as_retriever(self, scope: Scope, k: int = 5) -> FactRetriever:
+        """The store as LangChain's retriever, for one scope."""
+        from deltamem_agents.router.documents import FactRetriever
+
+        self._own(scope)
+        return FactRetriever(store=self, scope=scope, k=k)
 
     def status(self) -> dict[str, Any]:
         """What the store is and holds."""
-        with self.engine.begin() as connection:
-            count = self.shelf.count(connection)
         return {
             "database": self.engine.dialect.name,
             "tenant": self.tenant,
-            "facts": count,
-            "search": "keyword",
+            "facts": read(self.engine, self.shelf.count),
+            "search": "keyword" if self.vectors is None else "keyword and vectors",
+            "encrypted": self.shelf.encrypted,
             "secrets": "kept" if self.keep_secrets else "redacted",
         }
 
@@ -310,3 +313,11 @@ class FactStore:
                 got=scope.tenant,
                 remedy="Open a saver for that tenant.",
             )
+
+    def _read(self, messages: Iterable[Message]) -> tuple[dict[str, Heard], Drafts]:
+        told = {self.shelf.keyed(o.digest): o for o in map(heard, messages) if self._listens(o)}
+        found = {d: extract(o.text, keep_secrets=self.keep_secrets) for d, o in told.items()}
+        return told, {digest: drafts for digest, drafts in found.items() if drafts}
+
+    def _listens(self, one: Heard) -> bool:
+        return one.role in ("user", "tool") or (one.role == "assistant" and self.read_assistant)

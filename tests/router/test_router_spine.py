@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,14 @@ from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router import FactStore, HybridRouter, Scope
 
 
-@pytest.fixture(params=[None, b"0123456789abcdef"], ids=["plain", "encrypted"])
-def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FactStore]:
-    with SQLAlchemySaver(tmp_path / "facts.db", encryption_key=request.param) as saver:
-        yield FactStore(saver)
-
-
-@pytest.fixture
-def router(store: FactStore) -> HybridRouter:
-    return HybridRouter(store)
+def alice(store: FactStore) -> Scope:
+    return Scope(store.tenant, "alice")
 
 
 def user(text: str, message_id: str) -> dict[str, str]:
     return {"role": "user", "content": text, "id": message_id}
 
 
-ALICE = Scope("default", "alice")
 TOLD = {
     "m1": "By the way, my sister's locker code is 482, I think.",
     "m2": "my locker code is 11 and my boss's badge number is AX-9914.",
@@ -51,14 +42,14 @@ TOLD = {
 def test_exact_question_is_answered_verbatim_with_its_source(
     store: FactStore, router: HybridRouter, question: str, value: str, source: str
 ) -> None:
-    store.record_all([user(text, name) for name, text in TOLD.items()], ALICE)
-    decision = router.probe(question, ALICE)
+    store.record_all([user(text, name) for name, text in TOLD.items()], alice(store))
+    decision = router.probe(question, alice(store))
     assert (decision.route, decision.value) == ("exact", value)
     (citation,) = decision.citations
     start, end = citation.span
     assert citation.source_message_id == source
     assert TOLD[source][start:end] == value == citation.value
-    assert citation.fact_id in {fact.fact_id for fact in store.facts(ALICE)}
+    assert citation.fact_id in {fact.fact_id for fact in store.facts(alice(store))}
     answer = router.answer(decision)
     assert value in answer.text
     assert f"message {source}, {start}:{end}]" in str(answer)
@@ -78,8 +69,8 @@ def test_exact_question_is_answered_verbatim_with_its_source(
 def test_other_questions_do_not_get_a_fact(
     store: FactStore, router: HybridRouter, question: str, route: str
 ) -> None:
-    store.record_all([user(text, name) for name, text in TOLD.items()], ALICE)
-    decision = router.probe(question, ALICE)
+    store.record_all([user(text, name) for name, text in TOLD.items()], alice(store))
+    decision = router.probe(question, alice(store))
     assert decision.route == route
     assert decision.value is None
     assert decision.citations == ()
@@ -89,25 +80,27 @@ def test_other_questions_do_not_get_a_fact(
 
 def test_a_history_that_is_given_again_records_nothing_twice(store: FactStore) -> None:
     history = [user(text, name) for name, text in TOLD.items()]
-    first = store.record_all(history, ALICE)
+    first = store.record_all(history, alice(store))
     assert len(first) == 8
-    assert store.record_all(history, ALICE) == ()
-    assert store.facts(ALICE) == first
-    again = store.record(user(TOLD["m3"], "m9"), ALICE)  # the same words, said once more
+    assert store.record_all(history, alice(store)) == ()
+    assert store.facts(alice(store)) == first
+    again = store.record(user(TOLD["m3"], "m9"), alice(store))  # the same words, said once more
     assert [fact.value for fact in again] == ["8080"]
 
 
 def test_a_newer_statement_closes_the_older(store: FactStore, router: HybridRouter) -> None:
-    (old,) = store.record(user("I live in Lisbon", "m1"), ALICE)
-    (new,) = store.record(user("actually, I moved to Quito", "m2"), ALICE)
-    assert router.probe("Where do I live?", ALICE).value == "Quito"
-    assert [fact.value for fact in store.facts(ALICE)] == ["Quito"]
-    assert [f.superseded_by for f in store.facts(ALICE, closed=True)] == [new.fact_id, None]
-    report = store.forget(ALICE, message_ids=["m2"])
+    (old,) = store.record(user("I live in Lisbon", "m1"), alice(store))
+    (new,) = store.record(user("actually, I moved to Quito", "m2"), alice(store))
+    assert router.probe("Where do I live?", alice(store)).value == "Quito"
+    assert [fact.value for fact in store.facts(alice(store))] == ["Quito"]
+    assert [f.superseded_by for f in store.facts(alice(store), closed=True)] == [new.fact_id, None]
+    report = store.forget(alice(store), message_ids=["m2"])
     assert report.forgotten == (new.fact_id,)
-    assert store.facts(ALICE) == (old,)  # as if the newer had never been told
-    assert router.probe("Where do I live?", ALICE).value == "Lisbon"
-    assert store.record(user("actually, I moved to Quito", "m2"), ALICE) == ()  # stays forgotten
+    assert store.facts(alice(store)) == (old,)  # as if the newer had never been told
+    assert router.probe("Where do I live?", alice(store)).value == "Lisbon"
+    assert (
+        store.record(user("actually, I moved to Quito", "m2"), alice(store)) == ()
+    )  # stays forgotten
 
 
 def test_branches_hear_what_was_told_before_them_only(
@@ -123,13 +116,13 @@ def test_branches_hear_what_was_told_before_them_only(
     assert router.probe("What is my gate?", store.branch("alice", right.head)).value == "B7"
     again = store.hear([user("my port is 80", "m1"), user("my port is 81", "m2")], root)
     assert again.lineage == left.lineage  # a retry comes to the same head
-    assert len(store.facts(ALICE, closed=True)) == 3
+    assert len(store.facts(alice(store), closed=True)) == 3
 
 
 def test_scopes_do_not_mix(store: FactStore, router: HybridRouter) -> None:
-    store.record(user("my port is 80", "m1"), ALICE)
+    store.record(user("my port is 80", "m1"), alice(store))
     for thread in ("alice ", "Alice", "alic", "alice%", "bob"):
-        scope = Scope("default", thread)
+        scope = Scope(store.tenant, thread)
         assert router.probe("What is my port?", scope).route == "abstain"
         assert store.facts(scope) == ()
     with pytest.raises(FactStoreError, match="tenant only"):
@@ -140,21 +133,21 @@ def test_scopes_do_not_mix(store: FactStore, router: HybridRouter) -> None:
 def test_forgotten_bytes_leave_the_file(tmp_path: Path) -> None:
     with SQLAlchemySaver(tmp_path / "facts.db") as saver:
         store = FactStore(saver)
-        store.record(user("my codename is Zanzibarnut", "m1"), ALICE)
-        store.record(user("my gate is B7", "m2"), ALICE)
+        store.record(user("my codename is Zanzibarnut", "m1"), alice(store))
+        store.record(user("my gate is B7", "m2"), alice(store))
         held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
         assert b"Zanzibarnut" in held
-        store.forget(ALICE, message_ids=["m1"])
+        store.forget(alice(store), message_ids=["m1"])
         held = b"".join(path.read_bytes() for path in tmp_path.iterdir()).lower()
         assert b"zanzibarnut" not in held
         assert b"b7" in held
-        assert store.search("codename", ALICE) == ()
+        assert store.search("codename", alice(store)) == ()
 
 
 def test_the_runnable_takes_its_scope_from_the_config(
     store: FactStore, router: HybridRouter
 ) -> None:
-    store.record(user("my port is 8181", "m1"), ALICE)
+    store.record(user("my port is 8181", "m1"), alice(store))
     config = {"configurable": {"thread_id": "alice"}}
     asked = {"messages": [user("What is my port? My thread_id is bob.", "m2")]}
     assert router.invoke("What is my port?", config).value == "8181"

@@ -1,0 +1,83 @@
+"""Stores on each of the three databases: one database a session, one tenant a test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from deltamem_agents.checkpoint import SQLAlchemySaver
+from deltamem_agents.router import FactStore, HybridRouter
+
+BACKENDS = ("sqlite", "postgresql", "mariadb")
+_SERVERS = {
+    "postgresql": ("DELTAMEM_TEST_POSTGRES_URL", "postgresql+psycopg://root@127.0.0.1/test"),
+    "mariadb": ("DELTAMEM_TEST_MARIADB_URL", "mariadb+pymysql://root@127.0.0.1/test"),
+}
+OpenSaver = Callable[..., SQLAlchemySaver]
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The URL of an empty database; without a server the tests skip, or fail where CI is set."""
+    backend = str(request.param)
+    if backend == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('router') / 'facts.db'}"
+        return
+    variable, default = _SERVERS[backend]
+    server = make_url(os.environ.get(variable, default))
+    engine = create_engine(
+        server, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5}
+    )
+    name = "router_" + uuid.uuid4().hex[:12]
+    try:
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    except Exception as error:
+        engine.dispose()
+        message = f"{backend} does not answer: {error}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        force = " WITH (FORCE)" if backend == "postgresql" else ""
+        connection.execute(text(f"DROP DATABASE {name}{force}"))
+    engine.dispose()
+
+
+@pytest.fixture
+def open_saver(database: str) -> Iterator[OpenSaver]:
+    """Opens savers on the database; closes them afterwards."""
+    opened: list[SQLAlchemySaver] = []
+
+    def make(tenant: str = "", **options: object) -> SQLAlchemySaver:
+        saver = SQLAlchemySaver(
+            database,
+            tenant=tenant or "t-" + uuid.uuid4().hex,
+            **options,  # type: ignore[arg-type]
+        )
+        saver.setup()
+        opened.append(saver)
+        return saver
+
+    yield make
+    for saver in opened:
+        saver.close()
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "encrypted"])
+def store(open_saver: OpenSaver, request: pytest.FixtureRequest) -> FactStore:
+    """A store of a tenant of its own."""
+    return FactStore(open_saver(encryption_key=b"0123456789abcdef" if request.param else None))
+
+
+@pytest.fixture
+def router(store: FactStore) -> HybridRouter:
+    """A router on that store."""
+    return HybridRouter(store)
