@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
+from deltamem_agents.adapter.call import MemoryCall
 from deltamem_agents.adapter.store import MemoryStore, Plan, WriteRecord, stack_memories
 from deltamem_agents.errors import StateError
 
@@ -17,6 +18,9 @@ class Remembers:
     """What a cache gains: a memory beside its keys and values, moved with them."""
 
     _store: MemoryStore
+
+    #: How calls are written that come without a `delta_mem` keyword, as those of `generate` do.
+    call: MemoryCall | None = None
 
     @property
     def memory(self) -> Tensor:
@@ -75,15 +79,11 @@ class Remembers:
         super().reset()  # type: ignore[misc]
         self._store.clear()
 
-    def activate_past_recording(self) -> None:
-        super().activate_past_recording()  # type: ignore[misc]
-        self._store.recording_past = True
-
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the newest tokens (a negative number) from the memory too.
 
         Raises:
-            StateError: they were not recorded (see `activate_past_recording`).
+            StateError: they are too many, or gone (see `store.TAIL`); nothing has changed then.
         """
         if tokens_to_remove < 0:
             self._store.roll_back(-tokens_to_remove)
@@ -97,6 +97,7 @@ class MemoryCache(Remembers, DynamicCache):  # type: ignore[misc]
         model: a model with an adapter attached.
         memory: None for empty memories; a tensor [B, layers with memory, H, R, R], whose autograd
             graph is kept; or a sequence of one `MemoryState` or array [layers, H, R, R] a session.
+        call: how calls are written that come without a `delta_mem` keyword (`generate` makes such).
         keep_kv: False to carry the memory alone: keys and values are not stored, so each call sees
             only its own tokens and what the memory holds.
 
@@ -110,12 +111,14 @@ class MemoryCache(Remembers, DynamicCache):  # type: ignore[misc]
         model: nn.Module,
         memory: Tensor | Sequence[object] | None = None,
         *,
+        call: MemoryCall | None = None,
         keep_kv: bool = True,
     ) -> None:
         from deltamem_agents.adapter.model import config_of, plan_of
 
         super().__init__(config=config_of(model) if keep_kv else None)
         self.keep_kv = keep_kv
+        self.call = call
         self._store = MemoryStore(plan_of(model))
         if memory is not None:
             if not isinstance(memory, Tensor):

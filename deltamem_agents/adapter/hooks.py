@@ -63,7 +63,7 @@ class DecoderEntry:
         return self._plan[1]
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        given = kwargs.pop("delta_mem", None) or FLIGHT.given or MemoryCall()
+        given = kwargs.pop("delta_mem", None) or FLIGHT.given
         running = self.running()
         if not running:
             FLIGHT.call = None
@@ -72,6 +72,7 @@ class DecoderEntry:
         tokens = _tokens(args, kwargs)
         cache = _cache(module, kwargs)
         plan = self.plan(running)
+        given = given or getattr(cache, "call", None) or MemoryCall()
         store = MemoryStore(plan) if cache is None else remember(cache, plan)
         token_mask = None
         mask = kwargs.get("attention_mask")
@@ -175,4 +176,10 @@ def _refuse_paged(decoder: nn.Module, kwargs: dict[str, Any]) -> None:
             "a δ-mem reads each session as one row with a cache of its own",
             got="paged attention (transformers' continuous batching)",
             remedy="Use model.generate, or the scheduler of deltamem_agents.runtime.",
+        )
+    if kwargs.get("cu_seq_lens_q") is not None:
+        raise UnsupportedModelError(
+            "each row of a batch is one text",
+            got="several texts packed into a row",
+            remedy="Pad the batch instead of packing it.",
         )

@@ -14,10 +14,14 @@ from deltamem_agents.adapter.packing import Packed
 from deltamem_agents.adapter.projections import Projections
 from deltamem_agents.adapter.segments import Sums, add_sums, segment_sums
 from deltamem_agents.adapter.step import native_step
-from deltamem_agents.adapter.store import Undo, WriteRecord
+from deltamem_agents.adapter.store import TAIL, Undo, WriteRecord
 from deltamem_agents.core.scan import delta_scan
 
+#: Of a segment write this many tokens can be taken back: their hidden states are kept.
+SEGMENT_TAIL = 64
+
 Gates = tuple[Tensor, Tensor, Tensor]
+Parts = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class DeltaMemory(Projections):
@@ -65,7 +69,7 @@ class DeltaMemory(Projections):
             y.data_ptr(), before.data_ptr(), reads.data_ptr(), after.data_ptr(),
             batch, heads, rank, self._options, scale,
         )  # fmt: skip
-        context.store.put(layer, after)
+        context.store.put(layer, after, Undo(1, before))
         return reads
 
     def _read_and_write(self, x: Tensor, context: CallContext, layer: int) -> Tensor:
@@ -83,13 +87,14 @@ class DeltaMemory(Projections):
             else:
                 self._write_segments(x, before, context, layer)
             return reads
-        gates = self._gates(beta, keep, context.write_mask)
-        reads, after = delta_scan(q, k, v, *gates, before, context.token_mask)
+        parts = (q, k, v, *self._gates(beta, keep, context.write_mask))
+        if torch.is_grad_enabled():
+            reads, after = delta_scan(*parts, before, context.token_mask)
+            undo = None
+        else:
+            reads, after, undo = _scan_for_undo(parts, before, context.token_mask)
         if context.sealed:
             return reads
-        undo = None
-        if context.store.recording_past:
-            undo = _undo_tokens((q, k, v, *gates), before, context.token_mask)
         if context.record:
             context.store.records.append(WriteRecord(layer, beta, keep, _written(beta, context)))
         context.store.put(layer, after, undo)
@@ -100,27 +105,30 @@ class DeltaMemory(Projections):
         if context.sealed:
             return
         sums = context.store.sums.get(layer)
-        undo = None
-        if context.store.recording_past:
-            undo = Undo(length, before, sums, lambda _: (before, sums))
-        context.store.put(layer, before, undo)
+        undo = Undo(length, before, sums, lambda _: (before, sums))
+        context.store.put(layer, before, None if torch.is_grad_enabled() else undo)
 
     def _write_segments(self, x: Tensor, before: Tensor, context: CallContext, layer: int) -> None:
         store, ids = context.store, context.segment_ids
         assert ids is not None
+        cut = max(x.shape[1] - SEGMENT_TAIL, 0)
         open_sums = store.sums.get(layer)
+        if cut:
+            open_sums = add_sums(open_sums, segment_sums(x[:, :cut], ids[:, :cut]))
+        x, ids = x[:, cut:].clone() if cut else x, ids[:, cut:]
 
-        def write(tokens: int) -> tuple[Tensor, Sums | None]:
+        def write(tokens: int, context: CallContext | None = None) -> tuple[Tensor, Sums | None]:
             sums = add_sums(open_sums, segment_sums(x[:, :tokens], ids[:, :tokens]))
-            if not context.closes:
+            if not closes:
                 return before, sums
             return self.write_means(sums, before, context, layer), None
 
-        after, sums = write(x.shape[1])
+        closes = context.closes
+        after, sums = write(x.shape[1], context)
         if context.sealed:
             return
-        undo = Undo(x.shape[1], before, open_sums, write) if store.recording_past else None
-        store.put(layer, after, undo)
+        undo = Undo(x.shape[1], before, open_sums, write)
+        store.put(layer, after, None if torch.is_grad_enabled() else undo)
         if sums is None:
             store.sums.pop(layer, None)
         else:
@@ -156,13 +164,32 @@ class DeltaMemory(Projections):
         return torch.where(here, keep, 1.0), torch.where(here, erase, 0.0), beta * here
 
 
-def _undo_tokens(parts: tuple[Tensor, ...], before: Tensor, mask: Tensor | None) -> Undo:
-    def replay(tokens: int) -> tuple[Tensor, None]:
-        q, k, v, keep, erase, write = (part[:, :tokens] for part in parts)
-        first = None if mask is None else mask[:, :tokens]
-        return delta_scan(q, k, v, keep, erase, write, before, first)[1], None
+def _scan_for_undo(
+    parts: Parts, before: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Undo]:
+    """`delta_scan`, and how to take its newest tokens back.
 
-    return Undo(parts[0].shape[1], before, None, replay)
+    Of a long call only the last tokens are kept, so that what is remembered stays small.
+    """
+    cut = parts[0].shape[1] - TAIL
+    head = None
+    if cut > TAIL:
+        head, before = _scan(parts, slice(0, cut), before, mask)
+        parts = tuple(part[:, cut:].clone() for part in parts)  # type: ignore[assignment]
+        mask = None if mask is None else mask[:, cut:]
+    reads, after = delta_scan(*parts, before, mask)
+    if head is not None:
+        reads = torch.cat([head, reads], 1)
+
+    def replay(tokens: int) -> tuple[Tensor, None]:
+        return _scan(parts, slice(0, tokens), before, mask)[1], None
+
+    return reads, after, Undo(parts[0].shape[1], before, None, replay)
+
+
+def _scan(parts: Parts, span: slice, state: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    q, k, v, keep, erase, write = (part[:, span] for part in parts)
+    return delta_scan(q, k, v, keep, erase, write, state, None if mask is None else mask[:, span])
 
 
 def _written(beta: Tensor, context: CallContext) -> Tensor:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from deltamem_agents.errors import StateError
 
-#: A store remembers the inputs of at most this many recent calls, for rolling back.
-HISTORY = 64
+#: How many of the newest tokens can be taken back, at least; speculation needs a few dozen.
+TAIL = 256
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,19 @@ class WriteRecord:
 
 @dataclass(frozen=True, eq=False)
 class Undo:
-    """What a layer needs to take back tokens of one call: the states of any prefix of it."""
+    """What a layer needs to take back tokens of one call.
+
+    Args:
+        length: how many can be taken back: the call's tokens, or the last of them.
+        before: the state before those.
+        sums: of open segments, before those.
+        replay: the state and sums after the first n of those; None if length is 1.
+    """
 
     length: int
     before: Tensor
-    sums_before: tuple[Tensor, Tensor] | None
-    replay: Callable[[int], tuple[Tensor, tuple[Tensor, Tensor] | None]]
+    sums: tuple[Tensor, Tensor] | None = None
+    replay: Callable[[int], tuple[Tensor, tuple[Tensor, Tensor] | None]] | None = None
 
 
 class MemoryStore:
@@ -63,8 +71,7 @@ class MemoryStore:
         self.states: dict[int, Tensor] = {}
         self.sums: dict[int, tuple[Tensor, Tensor]] = {}
         self.records: list[WriteRecord] = []
-        self.recording_past = False
-        self._undo: dict[int, list[Undo]] = {}
+        self._undo: dict[int, deque[Undo]] = {}
 
     def get(self, layer: int, batch: int, device: torch.device) -> Tensor:
         """The state of a layer, [batch, H, R, R].
@@ -88,10 +95,16 @@ class MemoryStore:
     def put(self, layer: int, state: Tensor, undo: Undo | None = None) -> None:
         """Replace a layer's state; with `undo`, remember how to take it back."""
         self.states[layer] = state
-        if undo is not None:
-            history = self._undo.setdefault(layer, [])
-            history.append(undo)
-            del history[:-HISTORY]
+        if undo is None:
+            self._undo.pop(layer, None)
+            return
+        history = self._undo.setdefault(layer, deque())
+        history.append(undo)
+        if len(history) > 1:
+            kept = sum(past.length for past in history) - history[0].length
+            while kept >= TAIL:
+                history.popleft()
+                kept -= history[0].length
 
     def memory(self) -> Tensor | None:
         """All states, [B, layers, H, R, R], or None while they are zero."""
@@ -137,10 +150,10 @@ class MemoryStore:
         layers = self.plan.layers
         if any(sum(u.length for u in self._undo.get(i, ())) < tokens for i in layers):
             raise StateError(
-                "only tokens that were remembered can be taken back from the memory",
+                f"the newest tokens can be taken back from a memory: those of the last call, "
+                f"at most {TAIL} of a long one, nothing across a change of the batch",
                 got=tokens,
-                remedy="Call cache.activate_past_recording() before the tokens are read, or keep "
-                "cache.memory from before them and assign it.",
+                remedy="Keep cache.memory from before those tokens, assign it, and crop_kv.",
             )
         for layer in layers:
             self._roll_back_layer(layer, tokens)
@@ -151,14 +164,16 @@ class MemoryStore:
             undo = history.pop()
             kept = max(undo.length - tokens, 0)
             tokens -= undo.length - kept
-            state, sums = undo.replay(kept) if kept else (undo.before, undo.sums_before)
+            state, sums = undo.before, undo.sums
+            if kept:
+                assert undo.replay is not None
+                state, sums = undo.replay(kept)
+                history.append(replace(undo, length=kept))
             self.states[layer] = state
             if sums is None:
                 self.sums.pop(layer, None)
             else:
                 self.sums[layer] = sums
-            if kept:
-                history.append(Undo(kept, undo.before, undo.sums_before, undo.replay))
 
 
 def check_memory(memory: Tensor, plan: Plan) -> None:

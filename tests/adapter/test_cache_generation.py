@@ -1,0 +1,376 @@
+"""`generate()` as transformers users call it, and the memory follows."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+
+import pytest
+import torch
+from transformers import DynamicCache, GenerationConfig
+
+from deltamem_agents.adapter import DeltaMemConfig, MemoryCache, MemoryCall, attach, detach
+from deltamem_agents.errors import StateError, UnsupportedModelError
+
+GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def gap(one: torch.Tensor, two: torch.Tensor) -> float:
+    assert one.shape == two.shape
+    return float((one - two).abs().max())
+
+
+def left_padded(rows):
+    width = max(row.shape[1] for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - row.shape[1] :] = row
+        mask[i, width - row.shape[1] :] = 1
+    return ids, mask
+
+
+def sessions(model, tokens, lengths=(20, 50, 33)):
+    """Memories of sessions of different lengths, [B, L, H, R, R]."""
+    memories = []
+    for i, length in enumerate(lengths):
+        cache = MemoryCache(model)
+        model(tokens(1, length, seed=20 + i), past_key_values=cache)
+        memories.append(cache.memory)
+    return torch.cat(memories)
+
+
+def test_the_memory_matters(model, tokens):
+    ids, memory = tokens(1, 7), sessions(model, tokens)[:1]
+    empty = model(ids).logits
+    assert gap(model(ids, past_key_values=MemoryCache(model, memory)).logits, empty) > 0.1
+
+
+def test_two_generate_calls_equal_one_pass(model, tokens):
+    cache = MemoryCache(model)
+    first = model.generate(tokens(1, 12), past_key_values=cache, max_new_tokens=6, **GREEDY)
+    longer = torch.cat([first, tokens(1, 9, seed=1)], 1)
+    second = model.generate(longer, past_key_values=cache, max_new_tokens=6, **GREEDY)
+    whole = model(second[:, :-1], use_cache=True)
+    assert torch.equal(whole.logits[:, -6:].argmax(-1), second[:, -6:])
+    assert gap(whole.past_key_values.memory, cache.memory) < 1e-5
+
+
+def test_a_plain_cache_gets_a_memory_in_place(model, tokens):
+    plain = DynamicCache(config=model.config)
+    model(tokens(1, 9), past_key_values=plain)
+    mine = MemoryCache(model)
+    model(tokens(1, 9), past_key_values=mine)
+    assert isinstance(plain, DynamicCache)
+    assert torch.equal(plain.memory, mine.memory)
+
+
+def test_generation_without_a_cache_is_the_same(model, tokens):
+    ids = tokens(1, 12)
+    kept = model.generate(ids, max_new_tokens=8, **GREEDY)
+    none = model.generate(ids, max_new_tokens=8, use_cache=False, **GREEDY)
+    assert torch.equal(kept, none)
+
+
+def test_sampling_from_a_session_with_several_samples(model, tokens):
+    memory, ids = sessions(model, tokens)[:1], tokens(1, 6)
+    options = {"do_sample": True, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 6}
+    cache = MemoryCache(model, memory)
+    cache.batch_repeat_interleave(3)
+    torch.manual_seed(5)
+    together = model.generate(ids, past_key_values=cache, num_return_sequences=3, **options)
+    assert len({tuple(row) for row in together.tolist()}) > 1
+    for row in range(3):  # each sample's memory is that of a session that read this very text
+        alone = MemoryCache(model, memory)
+        model(together[row : row + 1, :-1], past_key_values=alone)
+        assert gap(cache.memory[row : row + 1], alone.memory) < 1e-5
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_beam_search_equals_beam_search_without_a_cache(model, tokens, memory):
+    rows = [tokens(1, n, seed=n) for n in (4, 9, 6)]
+    ids, mask = left_padded(rows)
+    options = {"attention_mask": mask, "num_beams": 3, "max_new_tokens": 10, **GREEDY}
+    if not memory:
+        kept = model.generate(ids, **options)
+        assert torch.equal(kept, model.generate(ids, use_cache=False, **options))
+        return
+    states = sessions(model, tokens)
+    cache = MemoryCache(model, states)
+    cache.batch_repeat_interleave(3)
+    kept = model.generate(ids, past_key_values=cache, **options)
+    for row, prompt in enumerate(rows):
+        alone = MemoryCache(model, states[row : row + 1])
+        alone.batch_repeat_interleave(3)
+        one = model.generate(
+            prompt, past_key_values=alone, num_beams=3, max_new_tokens=10, **GREEDY
+        )
+        assert torch.equal(kept[row, -10:], one[0, -10:])
+
+
+def test_beams_without_room_for_them_are_refused(model, tokens):
+    cache = MemoryCache(model, sessions(model, tokens)[:1])
+    with pytest.raises(StateError, match="batch_repeat_interleave"):
+        model.generate(tokens(1, 4), past_key_values=cache, num_beams=3, max_new_tokens=3, **GREEDY)
+
+
+def repeating(tokens):
+    return torch.cat([tokens(1, 8)] * 4, 1)
+
+
+def test_prompt_lookup_rolls_back(model, tokens):
+    ids, options = repeating(tokens), {"max_new_tokens": 30, "return_dict_in_generate": True}
+    plain = model.generate(ids, **options, **GREEDY)
+    looked_up = model.generate(ids, prompt_lookup_num_tokens=5, **options, **GREEDY)
+    assert torch.equal(plain.sequences, looked_up.sequences)
+    assert gap(plain.past_key_values.memory, looked_up.past_key_values.memory) < 1e-5
+
+
+@pytest.mark.parametrize("assistant", ["backbone", "with memory"])
+def test_assisted_decoding_rolls_back(model, tokens, backbone, build, assistant):
+    helper = backbone() if assistant == "backbone" else build(rank=2, heads=1)
+    ids, options = repeating(tokens), {"max_new_tokens": 30, "return_dict_in_generate": True}
+    plain = model.generate(ids, **options, **GREEDY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers on its own defaults for assistants
+        helped = model.generate(ids, assistant_model=helper, **options, **GREEDY)
+    assert torch.equal(plain.sequences, helped.sequences)
+    assert gap(plain.past_key_values.memory, helped.past_key_values.memory) < 1e-5
+
+
+@pytest.mark.parametrize(("length", "taken"), [(9, 1), (9, 9), (40, 23), (700, 200)])
+def test_crop_takes_tokens_back(model, tokens, length, taken):
+    ids = tokens(1, 12 + length)
+    cache, other = MemoryCache(model), MemoryCache(model)
+    model(ids[:, :12], past_key_values=cache)
+    model(ids[:, 12:], past_key_values=cache)
+    cache.crop(-taken)
+    model(ids[:, : 12 + length - taken], past_key_values=other)
+    assert cache.get_seq_length() == other.get_seq_length()
+    assert gap(cache.memory, other.memory) < 1e-5
+    more = tokens(1, 3, seed=2)
+    one, two = (model(more, past_key_values=c).logits for c in (cache, other))
+    assert gap(one, two) < 1e-4
+
+
+def test_crop_across_single_steps_and_twice(model, tokens):
+    ids = tokens(1, 30)
+    cache = MemoryCache(model)
+    model(ids[:, :10], past_key_values=cache)
+    for i in range(10, 30):
+        model(ids[:, i : i + 1], past_key_values=cache)
+    cache.crop(-7)
+    cache.crop(-15)
+    other = MemoryCache(model)
+    model(ids[:, :8], past_key_values=other)
+    assert gap(cache.memory, other.memory) < 1e-5
+
+
+def test_crop_beyond_what_is_remembered_changes_nothing(model, tokens):
+    cache = MemoryCache(model)
+    model(tokens(1, 600), past_key_values=cache)
+    memory = cache.memory
+    with pytest.raises(StateError, match="taken back"):
+        cache.crop(-400)
+    assert cache.get_seq_length() == 600
+    assert torch.equal(cache.memory, memory)
+    cache.crop_kv(400)  # keys and values alone
+    assert cache.get_seq_length() == 200
+    assert torch.equal(cache.memory, memory)
+
+
+def test_static_cache_and_left_padding(model, tokens):
+    ids, mask = left_padded([tokens(1, n, seed=n) for n in (4, 9, 6)])
+    options = {"attention_mask": mask, "max_new_tokens": 8, "return_dict_in_generate": True}
+    plain = model.generate(ids, **options, **GREEDY)
+    static = model.generate(ids, cache_implementation="static", **options, **GREEDY)
+    assert torch.equal(plain.sequences, static.sequences)
+    assert gap(plain.past_key_values.memory, static.past_key_values.memory) < 1e-5
+    again = model.generate(ids, cache_implementation="static", **options, **GREEDY)  # same object
+    assert torch.equal(again.sequences, static.sequences)
+
+
+def test_chunked_prefill(model, tokens):
+    ids, options = tokens(1, 100), {"max_new_tokens": 6, "return_dict_in_generate": True}
+    whole = model.generate(ids, **options, **GREEDY)
+    chunks = model.generate(ids, prefill_chunk_size=16, **options, **GREEDY)
+    assert torch.equal(whole.sequences, chunks.sequences)
+    assert gap(whole.past_key_values.memory, chunks.past_key_values.memory) < 1e-5
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 40, (7, 1, 2, 30), (39, 1)])
+def test_any_chunks_equal_the_whole(build, tokens, sizes):
+    """One token at a time takes the native step; it must agree with the scan, in every mode."""
+    for config in (
+        {}, {"update": "no_lambda"}, {"update": "lambda_outside"}, {"couple_lambda": False},
+        {"rankwise_gates": False}, {"normalize_qk": False, "heads": 1},
+        {"couple_lambda": False, "rankwise_gates": False, "update": "lambda_outside"},
+        {"o_rmsnorm": True, "trainable_scale": True, "scale_per": "head"},
+    ):  # fmt: skip
+        model, ids = build(**config), tokens(2, 40)
+        if config.get("normalize_qk") is False:
+            ids = ids[:, :12]  # without norms the rule is unstable, and rounding grows
+        whole, parts = MemoryCache(model), MemoryCache(model)
+        expected = model(ids, past_key_values=whole).logits
+        got, start = [], 0
+        for size in sizes:
+            piece = ids[:, start : start + size]
+            if piece.shape[1]:
+                got.append(model(piece, past_key_values=parts).logits)
+            start += size
+        assert gap(torch.cat(got, 1), expected) < 2e-4, config
+        assert gap(parts.memory, whole.memory) < 2e-5, config
+
+
+def test_repeat_and_select_rows(model, tokens):
+    memory, ids = sessions(model, tokens), tokens(3, 5)
+    cache = MemoryCache(model, memory)
+    before = model(ids, past_key_values=cache).logits
+    rows = cache.memory
+    cache.batch_repeat_interleave(2)
+    assert torch.equal(cache.memory, rows.repeat_interleave(2, 0))
+    cache.batch_select_indices(torch.tensor([5, 0]))
+    assert torch.equal(cache.memory, rows[[2, 0]])
+    cache.reorder_cache(torch.tensor([1, 1]))
+    assert torch.equal(cache.memory, rows[[0, 0]])
+    assert cache.get_seq_length() == 5
+    assert before.shape[0] == 3
+    with pytest.raises(StateError, match="batch"):
+        model(ids, past_key_values=cache)
+
+
+def test_interleaved_sessions_do_not_mix(model, tokens):
+    texts = [tokens(1, 10, seed=1), tokens(1, 14, seed=2)]
+    questions = [tokens(1, 5, seed=3), tokens(1, 5, seed=4)]
+
+    def run(order):
+        caches = [MemoryCache(model), MemoryCache(model)]
+        said = [None, None]
+        for stage in range(2):
+            for i in order:
+                ids = texts[i] if stage == 0 else torch.cat([said[i], questions[i]], 1)
+                cache = caches[i]
+                said[i] = model.generate(ids, past_key_values=cache, max_new_tokens=4, **GREEDY)
+        return said, [cache.memory for cache in caches]
+
+    both, memories = run([0, 1])
+    for i in range(2):
+        alone, memory = run([i])
+        assert torch.equal(alone[i], both[i])
+        assert torch.equal(memory[i], memories[i])
+
+
+def test_threads_on_one_model_do_not_mix(model, tokens):
+    texts = {name: tokens(1, 10 + i, seed=i) for i, name in enumerate("abcd")}
+
+    def run(ids):
+        cache = MemoryCache(model)
+        with torch.no_grad():
+            out = model.generate(ids, past_key_values=cache, max_new_tokens=12, **GREEDY)
+        return out, cache.memory
+
+    alone = {name: run(ids) for name, ids in texts.items()}
+    got: dict[str, list] = {name: [] for name in texts}
+    threads = [
+        threading.Thread(target=lambda n=n: got[n].extend(run(texts[n]) for _ in range(3)))
+        for n in texts
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, results in got.items():
+        assert len(results) == 3
+        for out, memory in results:
+            assert torch.equal(out, alone[name][0])
+            assert torch.equal(memory, alone[name][1])
+
+
+def test_a_batch_of_sessions_equals_each_alone(model, tokens):
+    memories = sessions(model, tokens)
+    questions = [tokens(1, n, seed=n) for n in (4, 9, 6)]
+    ids, mask = left_padded(questions)
+    cache = MemoryCache(model, memory=[m.numpy() for m in memories])
+    options = {"max_new_tokens": 8, **GREEDY}
+    together = model.generate(ids, attention_mask=mask, past_key_values=cache, **options)
+    for row, question in enumerate(questions):
+        alone = MemoryCache(model, memory=[memories[row]])
+        one = model.generate(question, past_key_values=alone, **options)
+        assert torch.equal(one[0, -8:], together[row, -8:])
+        assert gap(alone.memory[0], cache.memory[row]) < 1e-5
+
+
+def test_memory_without_its_tokens(model, tokens):
+    cache = MemoryCache(model)
+    model(tokens(1, 64), past_key_values=cache)
+    memory = cache.memory
+    cache.drop_kv()
+    assert cache.get_seq_length() == 0
+    assert torch.equal(cache.memory, memory)
+    question = tokens(1, 7, seed=3)
+    fresh = MemoryCache(model, memory)
+    assert torch.equal(
+        model(question, past_key_values=cache).logits, model(question, past_key_values=fresh).logits
+    )
+
+
+def test_a_cache_can_be_copied(model, tokens):
+    cache = MemoryCache(model)
+    model(tokens(1, 9), past_key_values=cache)
+    snapshot = copy.deepcopy(cache)
+    ids = tokens(1, 5, seed=1)
+    first = model(ids, past_key_values=cache).logits
+    assert torch.equal(model(ids, past_key_values=snapshot).logits, first)
+    assert torch.equal(cache.memory, snapshot.memory)
+
+
+def test_how_generate_writes_is_said_on_the_cache(model, tokens):
+    memory = sessions(model, tokens)[:1]
+    cache = MemoryCache(model, memory, call=MemoryCall(write=False))
+    model.generate(tokens(1, 6), past_key_values=cache, max_new_tokens=5, **GREEDY)
+    assert torch.equal(cache.memory, memory)
+    model(tokens(1, 6), past_key_values=cache, delta_mem=MemoryCall())  # the keyword goes first
+    assert gap(cache.memory, memory) > 1e-3
+
+
+def test_reset_clears_the_memory(model, tokens):
+    cache = MemoryCache(model)
+    model(tokens(1, 6), past_key_values=cache)
+    cache.reset()
+    assert float(cache.memory.abs().max()) == 0
+    assert cache.get_seq_length() == 0
+
+
+def test_paged_attention_is_refused(build, tokens):
+    model = build()
+    paged = {"cache": object(), "use_cache": False}  # how continuous batching calls a model
+    with pytest.raises(UnsupportedModelError, match="continuous batching"):
+        model(tokens(1, 4), **paged)
+    with pytest.raises(UnsupportedModelError, match="packed"):
+        model(tokens(1, 4), cu_seq_lens_q=torch.tensor([0, 2, 4]), use_cache=False)
+
+
+@pytest.mark.long
+def test_continuous_batching_reports_the_refusal(build, tokens):
+    options = GenerationConfig(max_new_tokens=3, do_sample=False, pad_token_id=0)
+    prompt = tokens(5).tolist()
+    (result,) = build().generate_batch([prompt], generation_config=options).values()
+    assert "continuous batching" in result.error
+
+
+def test_a_cache_filled_without_the_adapter_is_refused(backbone, tokens):
+    model = backbone()
+    cache = DynamicCache(config=model.config)
+    model(tokens(1, 5), past_key_values=cache)
+    attach(model, DeltaMemConfig(rank=4))
+    with pytest.raises(StateError, match="filled without the adapter"):
+        model(tokens(1, 5), past_key_values=cache)
+    detach(model)
+    assert cache.get_seq_length() == 5
