@@ -6,6 +6,7 @@ formats are exercised in full; it knows nothing, so that answers are noise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,76 @@ def tiny_backbone(
     return model.eval()
 
 
-def save_tiny(folder: str | Path, *, template: str = "chatml", **backbone: Any) -> Path:
-    """Write a tiny backbone with its tokenizer to a folder, as `from_pretrained` reads it."""
-    folder = Path(folder)
+def tiny_model(*, adapter: Mapping[str, Any] | None = None, seed: int = 0, **backbone: Any) -> Any:
+    """Build a tiny backbone with a random adapter that has a visible effect.
+
+    Args:
+        adapter: fields of DeltaMemConfig.
+        seed: seed of backbone and adapter.
+        **backbone: see `tiny_backbone`.
+    """
+    import torch
+
+    from deltamem_agents.adapter import DeltaMemConfig, attach
+
+    model = tiny_backbone(seed=seed, **backbone)
+    fields = {"rank": 4, "heads": 2, "init": "random", "init_scale": 1.0, "update": "no_lambda"}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 1)
+        attach(model, DeltaMemConfig(**{**fields, **(adapter or {})}))
+    return model
+
+
+def tiny_engine(
+    *,
+    template: str = "chatml",
+    adapter: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    window: int = 1024,
+    **engine: Any,
+) -> Any:
+    """Build an engine on a tiny model.
+
+    Args:
+        template: see `byte_tokenizer`.
+        adapter: fields of DeltaMemConfig.
+        seed: seed of backbone and adapter.
+        window: max_position_embeddings.
+        **engine: see `load_engine`; `context_window` above all.
+    """
+    from deltamem_agents.runtime.loading import load_engine
+
+    model = tiny_model(adapter=adapter, seed=seed, window=window)
+    return load_engine(model, tokenizer=byte_tokenizer(template), **engine)
+
+
+def save_tiny(
+    folder: str | Path,
+    *,
+    template: str = "chatml",
+    adapter: Mapping[str, Any] | None = None,
+    **backbone: Any,
+) -> tuple[Path, Path]:
+    """Write a tiny model and its adapter as load_engine reads them.
+
+    Args:
+        folder: where; made if it is not there.
+        template: see `byte_tokenizer`.
+        adapter: fields of DeltaMemConfig.
+        **backbone: see `tiny_backbone`.
+
+    Returns:
+        The backbone's folder and the adapter's.
+    """
+    from deltamem_agents.adapter import detach, save_adapter
+
+    model_folder, adapter_folder = Path(folder) / "backbone", Path(folder) / "adapter"
     tokenizer = byte_tokenizer(template)
-    model = tiny_backbone(**backbone)
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model = tiny_model(adapter=adapter, **backbone)
+    save_adapter(model, adapter_folder)
+    detach(model)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    model.save_pretrained(model_folder)
+    tokenizer.save_pretrained(model_folder)
+    return model_folder, adapter_folder

@@ -127,7 +127,8 @@ class Answer:
             raise
         assert turn.progress.state is not None
         usage = Usage(self.input_tokens, len(self.ids), max(0, cached), self.reasoning_tokens)
-        finish = "tool_calls" if message.get("tool_calls") else self.finish
+        called = self.finish == "stop" and message.get("tool_calls")
+        finish = "tool_calls" if called else self.finish
         self.emit(Final(turn.progress.state, message, finish, usage))
 
     def _new_parser(self, *, thinking: bool = False) -> ReplyParser:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -27,6 +29,7 @@ _DTYPES = {
     "half": torch.float16,
 }
 _WIDEST_WINDOW = 32768
+_SMALL = 200 * 2**20
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
@@ -197,8 +200,25 @@ def _load_backbone(
         options["quantization_config"] = _quantization(quantization)
     if device_map is not None:
         options["device_map"] = device_map
-    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    with _quiet(folder):
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
     return model if device_map is not None or quantization else model.to(device)
+
+
+@contextmanager
+def _quiet(folder: Path) -> Iterator[None]:
+    """Show no progress bar where loading takes no time."""
+    from transformers.utils import logging
+
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if size > _SMALL or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _dtype(dtype: str | torch.dtype | None, device: str) -> Any:

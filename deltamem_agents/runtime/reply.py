@@ -222,6 +222,9 @@ class ReplyParser:
             yield CallPart(index, "", call.id, call.name)
         if call.name is not None:
             rest = call.raw[call.seen :]
+            if not call.arguments:
+                rest = rest.lstrip()
+                call.seen = len(call.raw) - len(rest)
             length = call.scan.take(rest)
             call.seen += len(rest)
             call.arguments += rest[:length]
