@@ -141,3 +141,7 @@ class SerializationError(DeltaMemError, TypeError):
 
 class EncryptionError(StorageError, ValueError):
     """A wrong key, or a row that is plain where it must be encrypted (or the reverse)."""
+
+
+class DatabaseNotFoundError(DeltaMemError, FileNotFoundError):
+    """There is no database at this path, and none was asked to be made."""
