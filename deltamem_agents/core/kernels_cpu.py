@@ -36,9 +36,9 @@ _OPTIONS = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_mo
 _LOCK = Lock()
 
 # Arrays of any strides, so that one compilation serves every caller.
-_IN = types.Array(float32, 4, "A", readonly=True)
-_MASK = types.Array(boolean, 2, "A", readonly=True)
-_OUT = float32[:, :, :, ::1]
+IN = types.Array(float32, 4, "A", readonly=True)
+MASK = types.Array(boolean, 2, "A", readonly=True)
+OUT = float32[:, :, :, ::1]
 _KEPT = float32[:, :, :, :, ::1]
 
 
@@ -56,17 +56,17 @@ def backward_loop(rank: int) -> _Loop:
 
 @cache
 def _compiled_forward(rank: int) -> _Loop:
-    inputs = types.UniTuple(_IN, 6)
-    return _compile(_forward(rank), (inputs, _IN, _MASK, boolean, _OUT, _OUT, _KEPT))
+    inputs = types.UniTuple(IN, 6)
+    return compile_loop(_forward(rank), (inputs, IN, MASK, boolean, OUT, OUT, _KEPT))
 
 
 @cache
 def _compiled_backward(rank: int) -> _Loop:
-    inputs, gradients = types.UniTuple(_IN, 6), types.UniTuple(_OUT, 6)
-    return _compile(_backward(rank), (inputs, _KEPT, _MASK, boolean, _IN, _IN, gradients, _OUT))
+    inputs, gradients = types.UniTuple(IN, 6), types.UniTuple(OUT, 6)
+    return compile_loop(_backward(rank), (inputs, _KEPT, MASK, boolean, IN, IN, gradients, OUT))
 
 
-def _compile(loop: _Loop, arguments: tuple[Any, ...]) -> _Loop:
+def compile_loop(loop: _Loop, arguments: tuple[Any, ...]) -> _Loop:
     signature = numba.void(*arguments)
     try:
         compiled = numba.njit(signature, cache=True, **_OPTIONS)(loop)
@@ -76,7 +76,7 @@ def _compile(loop: _Loop, arguments: tuple[Any, ...]) -> _Loop:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _turn(target: Any, source: Any) -> None:
+def turn(target: Any, source: Any) -> None:
     """Rows to columns, or back."""
     for i in range(source.shape[0]):
         for j in range(source.shape[1]):
@@ -116,7 +116,7 @@ def _forward(rank: int) -> _Loop:
         state = np.empty((1, rank, rank), np.float32)
         for b in range(batch):
             for h in range(heads):
-                _turn(state[0], before[b, h])
+                turn(state[0], before[b, h])
                 for t in range(tokens):
                     at = (b, t, h)
                     if kept.shape[2] > 0 and t % EVERY == 0:
@@ -126,7 +126,7 @@ def _forward(rank: int) -> _Loop:
                         continue
                     put(reads, at, times(state, (0,), get(inputs[0], at, zero)))
                     _write(inputs, at, state, (0,), state, (0,), zero)
-                _turn(after[b, h], state[0])
+                turn(after[b, h], state[0])
 
     return forward
 
@@ -185,7 +185,7 @@ def _backward(rank: int) -> _Loop:
         grad = np.empty((1, rank, rank), np.float32)
         for b in range(batch):
             for h in range(heads):
-                _turn(grad[0], of_after[b, h])
+                turn(grad[0], of_after[b, h])
                 for chunk in range(kept.shape[2] - 1, -1, -1):
                     start = chunk * EVERY
                     count = min(tokens - start, EVERY)
@@ -204,6 +204,6 @@ def _backward(rank: int) -> _Loop:
                         else:
                             asked = get(of_reads, at, zero)
                             _undo(inputs, at, past, x, grad, asked, results, zero)
-                _turn(of_state[b, h], grad[0])
+                turn(of_state[b, h], grad[0])
 
     return backward

@@ -1,0 +1,166 @@
+"""From a packed projection to reads and the next state, for inference, in one native call.
+
+While a model decodes, a layer's memory works on one token at a time: a few hundred
+multiplications, spread over a dozen tensor operations of several microseconds each. `memory_step`
+does them in one compiled loop. It has no gradient; `unpack` followed by `core.scan.delta_scan`
+computes the same with one, and is what the compiled loops are tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from deltamem_agents.core.scan import delta_scan
+from deltamem_agents.errors import ConfigError, StateError
+
+NORM_EPS = 1e-6
+UPDATES = ("standard", "lambda_outside", "no_lambda")
+
+Step = Callable[..., tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """How a packed projection is read. Letters: H heads, R rank, S = H R, G gates.
+
+    The projection is `q | k | v | beta | lambda`: S, S, S, G and, unless coupled, G columns.
+
+    Attributes:
+        heads: state heads H.
+        rank: R.
+        gates: G; S for a gate a row, H for one a head.
+        update: "standard" (keep lambda, erase beta, write beta), "lambda_outside" (erase
+            lambda beta) or "no_lambda" (keep 1).
+        coupled: lambda is 1 - beta and has no columns of its own.
+        normalize: q and k go through tanh and are scaled to length 1 (equation 4).
+    """
+
+    heads: int
+    rank: int
+    gates: int
+    update: Literal["standard", "lambda_outside", "no_lambda"] = "standard"
+    coupled: bool = True
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.rank < 1:
+            raise ConfigError("heads and rank are at least 1", got=(self.heads, self.rank))
+        if self.gates not in (self.heads, self.heads * self.rank):
+            raise ConfigError("there is a gate a head or a gate a row", got=self.gates)
+        if self.update not in UPDATES:
+            raise ConfigError(f"update is one of {UPDATES}", got=self.update)
+
+    @property
+    def width(self) -> int:
+        """Columns of the packed projection."""
+        return 3 * self.heads * self.rank + self.gates * (1 if self.coupled else 2)
+
+
+def memory_step(
+    projected: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    rule: StepRule,
+    mask: Tensor | None = None,
+    writes: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gates, read and write of each token (equations 4-6 and 12), without gradients.
+
+    Args:
+        projected: the packed projection [B, T, rule.width], float32.
+        bias: of the gates, [rule.width - 3 S], float32.
+        state: the memory before the first token, float32 [B, H, R, R]; it is left alone.
+        rule: how the projection is read.
+        mask: bool [B, T]; where it is False a token reads 0 and writes nothing.
+        writes: bool [B, T]; where it is False a token reads, but writes nothing.
+
+    Returns:
+        reads [B, T, H, R] and the memory after the last token [B, H, R, R].
+
+    Raises:
+        StateError: a shape or dtype is not as above, or a gradient is wanted.
+    """
+    tensors = (projected, bias, state)
+    batch, tokens = projected.shape[:2]
+    if (
+        projected.shape != (batch, tokens, rule.width)
+        or bias.shape != (rule.width - 3 * rule.heads * rule.rank,)
+        or state.shape != (batch, rule.heads, rule.rank, rule.rank)
+        or any(flags is not None and flags.shape != (batch, tokens) for flags in (mask, writes))
+    ):
+        raise StateError(
+            f"projection, gate bias, state and masks have the shapes of {rule}",
+            got=[tuple(x.shape) for x in (*tensors, mask, writes) if x is not None],
+        )
+    if any(x.dtype != torch.float32 for x in tensors):
+        raise StateError("the memory is computed in float32", got=[x.dtype for x in tensors])
+    if any(flags is not None and flags.dtype != torch.bool for flags in (mask, writes)):
+        raise StateError("masks are bool")
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        raise StateError(
+            "memory_step has no gradient",
+            remedy="Use unpack and delta_scan, or torch.no_grad().",
+        )
+    return _behind_the_door(projected.device.type)(projected, bias, state, rule, mask, writes)
+
+
+@cache
+def _behind_the_door(device: str) -> Step:
+    """The one place where a kernel is chosen."""
+    if device == "cpu" and find_spec("numba") is not None:
+        from deltamem_agents.core.step_cpu import step_cpu
+
+        return step_cpu
+    return step_torch
+
+
+def step_torch(
+    projected: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    rule: StepRule,
+    mask: Tensor | None = None,
+    writes: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`memory_step` by `unpack` and `delta_scan`, on any device; differentiable."""
+    q, k, v, keep, erase, write = unpack(projected, bias, rule)
+    if writes is not None:
+        here = writes[:, :, None, None]
+        keep, erase, write = keep.where(here, 1.0), erase.where(here, 0.0), write.where(here, 0.0)
+    return delta_scan(q, k, v, keep, erase, write, state, mask)
+
+
+def unpack(projected: Tensor, bias: Tensor, rule: StepRule) -> tuple[Tensor, ...]:
+    """The six inputs of the scan from a packed projection (equations 4-5).
+
+    Args:
+        projected: [B, T, rule.width].
+        bias: [rule.width - 3 S].
+        rule: how the projection is read.
+
+    Returns:
+        q, k, v, keep, erase, write, each [B, T, H, R].
+    """
+    lead, size = projected.shape[:2], rule.heads * rule.rank
+    parts = projected[..., : 3 * size].reshape(*lead, 3, rule.heads, rule.rank)
+    q, k, v = parts.unbind(-3)
+    if rule.normalize:
+        q, k = (normalize(x.tanh(), dim=-1, eps=NORM_EPS) for x in (q, k))
+    opened = torch.sigmoid(projected[..., 3 * size :] + bias)
+    gates = opened.reshape(*lead, 1 if rule.coupled else 2, rule.heads, -1)
+    gates = gates.expand(*gates.shape[:-1], rule.rank)
+    beta = gates[..., 0, :, :]
+    if rule.update == "no_lambda":
+        keep = torch.ones_like(beta)
+    else:
+        keep = 1 - beta if rule.coupled else gates[..., 1, :, :]
+    erase = keep * beta if rule.update == "lambda_outside" else beta
+    return q, k, v, keep, erase, beta
