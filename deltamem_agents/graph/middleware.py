@@ -13,13 +13,15 @@ from langchain.agents.middleware.types import (
     TracePolicy,
     omit_payload,
 )
+from langchain.agents.structured_output import OutputToolBinding, ToolStrategy
 from langchain_core.messages import AnyMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_config
 from langgraph.types import Command
 
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.graph.asking import answer_if_asked
 from deltamem_agents.graph.channel import MergePolicy
-from deltamem_agents.graph.place import place_of_call
 from deltamem_agents.graph.state import memory_schema
 from deltamem_agents.graph.steps import Effect, arun, run
 from deltamem_agents.graph.turn import Call, MemorySettings, OnDivergence, Outcome, call_with_memory
@@ -75,7 +77,8 @@ class DeltaMemMiddleware(AgentMiddleware[Any, Any, Any]):
         def attempt(model: Any, messages: list[AnyMessage]) -> Effect:
             return Effect(lambda: handler(request.override(model=model, messages=messages)))
 
-        return _answer(run(call_with_memory(self.settings, _call(request, attempt))))
+        answer_if_asked(lambda: _call(request, attempt, {}), self.settings)
+        return _answer(run(call_with_memory(self.settings, _call(request, attempt, get_config()))))
 
     async def awrap_model_call(
         self, request: Request, handler: Callable[[Request], Awaitable[Response]]
@@ -88,19 +91,34 @@ class DeltaMemMiddleware(AgentMiddleware[Any, Any, Any]):
 
             return Effect(_only_async, awaited)
 
-        return _answer(await arun(call_with_memory(self.settings, _call(request, attempt))))
+        answer_if_asked(lambda: _call(request, attempt, {}), self.settings)
+        return _answer(
+            await arun(call_with_memory(self.settings, _call(request, attempt, get_config())))
+        )
 
 
-def _call(request: Request, attempt: Callable[[Any, list[AnyMessage]], Effect]) -> Call:
+def _call(
+    request: Request,
+    attempt: Callable[[Any, list[AnyMessage]], Effect],
+    config: RunnableConfig,
+) -> Call:
     return Call(
         model=request.model,
         messages=request.messages,
         state=request.state,
-        place=place_of_call(get_config()),
+        config=config,
         attempt=attempt,
         system=request.system_prompt or "",
-        tools=tuple(request.tools),
+        tools=(*request.tools, *_answer_tools(request.response_format)),
+        structured=request.response_format is not None,
     )
+
+
+def _answer_tools(response_format: object) -> list[Any]:
+    """The tools that create_agent binds for a structured answer."""
+    if not isinstance(response_format, ToolStrategy):
+        return []
+    return [OutputToolBinding.from_schema_spec(spec).tool for spec in response_format.schema_specs]
 
 
 def _answer(outcome: Outcome) -> ExtendedModelResponse[Any]:

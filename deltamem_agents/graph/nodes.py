@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
@@ -12,7 +13,6 @@ from langchain_core.runnables.config import ensure_config
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.graph.binding import bound_options
-from deltamem_agents.graph.place import place_of_call
 from deltamem_agents.graph.state import MemoryNodeState
 from deltamem_agents.graph.steps import Effect, arun, run
 from deltamem_agents.graph.turn import Call, MemorySettings, OnDivergence, Outcome, call_with_memory
@@ -68,6 +68,10 @@ class MemoryNode(Runnable[MemoryNodeState, Update]):
         call = self._call(input, config, attempt)
         return _update(await arun(call_with_memory(self.settings, call)))
 
+    def describe(self, state: Mapping[str, Any], config: RunnableConfig) -> Call:
+        """What the node would call, without calling it."""
+        return self._call({"messages": [], **state}, config, _nothing)  # type: ignore[typeddict-item]
+
     def _prompt(self, messages: list[AnyMessage]) -> list[BaseMessage]:
         system = [SystemMessage(self.system_prompt)] if self.system_prompt else []
         return [*system, *messages]
@@ -77,7 +81,7 @@ class MemoryNode(Runnable[MemoryNodeState, Update]):
             model=self.model,
             messages=state["messages"],
             state=state,
-            place=place_of_call(config),
+            config=config,
             attempt=attempt,
             system=self.system_prompt,
             tools=tuple(bound_options(self.model).get("tools") or ()),
@@ -115,6 +119,10 @@ def memory_node(
             remedy="Pass ChatDeltaMem() or ChatDeltaMem().bind_tools(tools).",
         )
     return MemoryNode(model, system_prompt, MemorySettings(router, on_divergence, start))
+
+
+def _nothing(model: Any, messages: list[AnyMessage]) -> Effect:
+    return Effect(lambda: None)
 
 
 def _update(outcome: Outcome) -> Update:

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.graph.channel import MemoryChannel, MergePolicy
+from deltamem_agents.router.scope import HEAD_KEY
 
 MEMORY_KEY = "delta_memory"
 """The channel that carries the memory of a thread."""
@@ -24,10 +25,12 @@ class MemoryAgentState(AgentState[Any]):
         delta_memory: the memory after the last message that a δ-mem model read or wrote. Private:
             not taken from the input and not in the output of `invoke`.
         delta_start: the memory the thread began with, where it began with one. Private.
+        fact_head: what of the exact store this branch has told, where there is a router. Private.
     """
 
     delta_memory: NotRequired[Annotated[MemoryState | None, MemoryChannel(), PrivateStateAttr]]
     delta_start: NotRequired[Annotated[MemoryState | None, MemoryChannel(), PrivateStateAttr]]
+    fact_head: NotRequired[Annotated[str | None, MemoryChannel(str), PrivateStateAttr]]
 
 
 class MemoryNodeState(TypedDict):
@@ -38,6 +41,7 @@ class MemoryNodeState(TypedDict):
     messages: list[AnyMessage]
     delta_memory: NotRequired[Annotated[MemoryState | None, MemoryChannel()]]
     delta_start: NotRequired[Annotated[MemoryState | None, MemoryChannel()]]
+    fact_head: NotRequired[Annotated[str | None, MemoryChannel(str)]]
 
 
 def memory_schema(*, shared: bool = False, merge: MergePolicy = "raise") -> type[AgentState[Any]]:
@@ -51,11 +55,16 @@ def memory_schema(*, shared: bool = False, merge: MergePolicy = "raise") -> type
     if not shared and merge == "raise":
         return MemoryAgentState
     marks = () if shared else (PrivateStateAttr,)
+    # The store's head is no memory; where branches may be merged, the next call makes a new one.
+    heads: MergePolicy = "raise" if merge == "raise" else "replay"
+    channels = {
+        MEMORY_KEY: (MemoryState, merge),
+        START_KEY: (MemoryState, "replay"),
+        HEAD_KEY: (str, heads),
+    }
     fields = {
-        MEMORY_KEY: NotRequired[
-            Annotated[(MemoryState | None, MemoryChannel(merge=merge), *marks)]
-        ],
-        START_KEY: NotRequired[Annotated[(MemoryState | None, MemoryChannel(merge=merge), *marks)]],
+        name: NotRequired[Annotated[(kind | None, MemoryChannel(kind, merge=policy), *marks)]]
+        for name, (kind, policy) in channels.items()
     }
     bases = get_type_hints(AgentState, include_extras=True)
     return TypedDict("SharedMemoryAgentState", {**bases, **fields})  # type: ignore[operator,no-any-return]

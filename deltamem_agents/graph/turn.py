@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from langchain_core.messages import AnyMessage
+from langchain_core.runnables import RunnableConfig
 
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ConfigError, DivergenceError
 from deltamem_agents.graph.binding import bind_memory, find_model
-from deltamem_agents.graph.history import earlier_memories
-from deltamem_agents.graph.place import Place
+from deltamem_agents.graph.history import nearest_agreeing
+from deltamem_agents.graph.place import place_of_call
+from deltamem_agents.graph.reader import Reader
+from deltamem_agents.graph.routing import cite, consult, verbatim, with_data
 from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
 from deltamem_agents.graph.steps import Effect, Steps
+from deltamem_agents.router import Decision, HybridRouter
 from deltamem_agents.runtime.slot import MemorySlot
 
 OnDivergence = Literal["rebuild", "raise"]
@@ -40,7 +44,7 @@ class MemorySettings:
         ConfigError: `on_divergence` or `start` is none of these.
     """
 
-    router: Any | None = None
+    router: HybridRouter | None = None
     on_divergence: OnDivergence = "rebuild"
     start: MemoryState | None = None
 
@@ -63,19 +67,21 @@ class Call:
         model: what the graph calls a model; a δ-mem model may be wrapped in a binding.
         messages: what the model is to read, without the system message.
         state: the graph's state.
-        place: where in the thread's past the call stands.
+        config: of the running node.
         attempt: an effect that calls a bound model with messages and gives the response.
         system: the system prompt, "" for none.
         tools: what the model may call.
+        structured: whether the reply must fit a schema.
     """
 
     model: Any
     messages: Sequence[AnyMessage]
     state: Mapping[str, Any]
-    place: Place
+    config: RunnableConfig
     attempt: Callable[[Any, list[AnyMessage]], Effect]
     system: str = ""
     tools: Sequence[Any] = field(default_factory=tuple)
+    structured: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Outcome:
     """What a call gave.
 
     Args:
-        response: what `attempt` gave.
+        response: what `attempt` gave, or the router's own reply.
         update: the state's new memory, to be stored with the response; empty where no δ-mem model
             answered.
     """
@@ -98,17 +104,27 @@ def call_with_memory(settings: MemorySettings, call: Call) -> Steps[Outcome]:
     Raises:
         DivergenceError: the history was changed and `on_divergence` is "raise".
     """
-    if find_model(call.model) is None:
+    model = find_model(call.model)
+    if model is None:
         response = yield call.attempt(call.model, list(call.messages))
         return Outcome(response, {})
     before, update = _memory_before(settings, call.state)
-    messages = list(call.messages)
+    decision: Decision | None = None
+    if settings.router is not None:
+        decision, heard = yield from consult(
+            settings.router, call.messages, call.state, call.config
+        )
+        update.update(heard)
+    way = _Way(call, Reader(model, call.system, call.tools), settings.router, decision)
     try:
-        response, after = yield from _attempt(call, messages, before)
+        response, after = yield from way.go(before)
     except DivergenceError:
         if settings.on_divergence == "raise":
             raise
-        response, after = yield from _rebuilt(settings, call, messages)
+        before = yield from nearest_agreeing(
+            way.reader, place_of_call(call.config), call.state, call.messages, settings.start
+        )
+        response, after = yield from way.go(before)
     if after is not None:
         update[MEMORY_KEY] = after
     return Outcome(response, update)
@@ -123,25 +139,38 @@ def _memory_before(
     return memory, {}
 
 
-def _attempt(
-    call: Call, messages: list[AnyMessage], before: MemoryState | None
-) -> Steps[tuple[Any, MemoryState | None]]:
-    slot = MemorySlot(before)
-    response = yield call.attempt(bind_memory(call.model, slot), messages)
-    return response, slot.after
+@dataclass(frozen=True)
+class _Way:
+    """How a call is answered once it is decided who answers."""
+
+    call: Call
+    reader: Reader
+    router: HybridRouter | None
+    decision: Decision | None
+
+    def go(self, before: MemoryState | None) -> Steps[tuple[Any, MemoryState | None]]:
+        """Answer from a memory; gives the response and the memory after it."""
+        messages = list(self.call.messages)
+        if self.router is not None and not self.call.structured:
+            found = verbatim(self.router, self.decision, messages)
+            if found is not None:
+                return found, (yield from self.reader.read(before, [*messages, found]))
+        shown = None
+        if self.router is not None:
+            shown = with_data(self.router, self.decision, messages)
+        slot = MemorySlot(before)
+        model = bind_memory(self.call.model, slot)
+        response = yield self.call.attempt(model, shown or messages)
+        replies = replies_of(response)
+        if self.router is not None:
+            cite(self.router, self.decision, replies)
+        after = slot.after
+        if shown is not None and after is not None:
+            # What was retrieved was for this call; the memory reads what the thread holds.
+            after = yield from self.reader.read(before, [*messages, *replies[:1]])
+        return response, after
 
 
-def _rebuilt(
-    settings: MemorySettings, call: Call, messages: list[AnyMessage]
-) -> Steps[tuple[Any, MemoryState | None]]:
-    """Call from the nearest earlier memory that agrees; what it has not read is read again.
-
-    A memory that does not agree is refused before anything is computed.
-    """
-    earlier = yield from earlier_memories(call.place, call.state, settings.start)
-    for before in earlier[:-1]:
-        try:
-            return (yield from _attempt(call, messages, before))
-        except DivergenceError:
-            continue
-    return (yield from _attempt(call, messages, earlier[-1]))
+def replies_of(response: Any) -> list[Any]:
+    """The messages of a response: of a model, or of an agent's model call."""
+    return list(response.result) if hasattr(response, "result") else [response]

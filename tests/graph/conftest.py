@@ -6,7 +6,8 @@ a message that is read twice, never, or by the wrong thread shows as a number. I
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,19 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field, PrivateAttr
 
+from deltamem_agents.chat import ChatDeltaMem
+from deltamem_agents.chat.messages import to_dict
+from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import DivergenceError
+from deltamem_agents.runtime.messages import digest, normalise
+from deltamem_agents.testing import save_tiny
 
 SHAPE = (1, 1, 8, 8)
 
 
 def name_of(message: BaseMessage) -> str:
-    calls = [(call["name"], call["args"]) for call in getattr(message, "tool_calls", [])]
-    return hashlib.sha256(repr((message.type, message.text, calls)).encode()).hexdigest()
+    return digest(normalise([to_dict(message)])[0])
 
 
 def counted(names: tuple[str, ...]) -> MemoryState:
@@ -89,3 +94,29 @@ def heard() -> Any:
     return lambda messages: counted(
         tuple(name_of(message) for message in messages if message.type != "system")
     )
+
+
+# ------------------------------------------------------------------ the real model, tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return save_tiny(tmp_path_factory.mktemp("tiny"), window=512, layers=2, hidden=32)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folders: tuple[Path, Path]) -> Callable[..., ChatDeltaMem]:
+    """A real ChatDeltaMem with random weights; one token is one character."""
+
+    def make(**options: Any) -> ChatDeltaMem:
+        backbone, adapter = tiny_folders
+        values = {"context_window": 160, "low_water": 90, "max_tokens": 4, **options}
+        return ChatDeltaMem(model=str(backbone), adapter=str(adapter), **values)
+
+    return make
+
+
+@pytest.fixture
+def file_saver(tmp_path: Path) -> Iterator[SQLAlchemySaver]:
+    with SQLAlchemySaver(f"sqlite:///{tmp_path / 'agent.db'}", synchronous="OFF") as saver:
+        yield saver

@@ -1,0 +1,71 @@
+"""What the operators on a thread give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from deltamem_agents.core.state import MemoryState
+from deltamem_agents.graph.turns import Repeat
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What `ingest` or `revise` read.
+
+    Args:
+        config: names the new checkpoint.
+        memory: the memory after it.
+        message_ids: the messages that the thread holds now; `forget` takes them.
+    """
+
+    config: dict[str, Any]
+    memory: MemoryState
+    message_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What `forget` did.
+
+    Args:
+        message_ids: all messages that are gone, whole turns, oldest first.
+        memory: the memory of the newest checkpoint now; None if nothing is left to remember.
+        repeats: later messages that say a forgotten value again; still there.
+        channels: other channels of the newest checkpoint in which a forgotten value stands; they
+            are the graph's own and were left as they are.
+        checkpoints: how many checkpoints were rewritten.
+        facts: ids of the facts that are gone.
+        purged: whether the database holds the old content no more: blobs and writes are deleted,
+            and on SQLite the file's bytes are overwritten. False with savers other than
+            `SQLAlchemySaver`, whose old rows this package cannot delete.
+    """
+
+    message_ids: tuple[str, ...]
+    memory: MemoryState | None
+    repeats: tuple[Repeat, ...] = ()
+    channels: tuple[str, ...] = ()
+    checkpoints: int = 0
+    facts: tuple[str, ...] = ()
+    purged: bool = False
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """What `retrieve` found; nothing of it was stored.
+
+    Args:
+        answer: the model's answer from the memory, or the store's verbatim one.
+        route: who answered: "neural", "exact", "both" or "abstain".
+        citations: sources of exact values, as in `response_metadata["citations"]`.
+        memory: the memory that was read.
+        read: what that memory is: `MemoryState.describe()`.
+        metadata: the reply's `response_metadata`.
+    """
+
+    answer: str
+    route: str
+    citations: tuple[dict[str, Any], ...]
+    memory: MemoryState
+    read: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,140 @@
+"""One thread as the operators see it: where it is stored, and how its graph reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from langchain_core.messages import AnyMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+
+from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import ConfigError, ThreadHistoryError
+from deltamem_agents.graph.binding import bound_options, find_model
+from deltamem_agents.graph.finding import find_reader
+from deltamem_agents.graph.place import Place, place_of_thread
+from deltamem_agents.graph.reader import Reader
+from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
+from deltamem_agents.graph.steps import Steps
+from deltamem_agents.graph.turn import MemorySettings
+
+MESSAGES_KEY = "messages"
+
+
+@dataclass(frozen=True)
+class Thread:
+    """A thread of a graph.
+
+    Args:
+        graph: compiled.
+        place: thread, namespace and perhaps a checkpoint.
+        config: as the caller gave it.
+        model: given by the caller; None asks the graph.
+        router: given by the caller; None takes the graph's.
+    """
+
+    graph: Any
+    place: Place
+    config: RunnableConfig
+    model: Any | None = None
+    router: Any | None = None
+
+    @classmethod
+    def of(
+        cls,
+        graph: Any,
+        config: RunnableConfig,
+        *,
+        model: Any | None = None,
+        saver: Any | None = None,
+        router: Any | None = None,
+    ) -> Thread:
+        """Check what the caller gave.
+
+        Raises:
+            ThreadHistoryError: no checkpointer, or no thread.
+            ConfigError: `model` is no δ-mem model.
+        """
+        if model is not None and find_model(model) is None:
+            raise ConfigError("model is a ChatDeltaMem", got=type(model).__name__)
+        held = saver if saver is not None else getattr(graph, "checkpointer", None)
+        return cls(graph, place_of_thread(held, config), config, model, router)
+
+    @property
+    def saver(self) -> BaseCheckpointSaver[Any]:
+        """The checkpointer."""
+        assert self.place.saver is not None  # place_of_thread refuses a graph without one
+        return self.place.saver
+
+    def at(self, thread: str) -> Thread:
+        """Another thread of the same graph, its newest checkpoint."""
+        return replace(self, place=Place(self.saver, thread, self.place.namespace))
+
+    def tip(self) -> Steps[CheckpointTuple | None]:
+        """The checkpoint that the config names, or the newest."""
+        return (yield from self.place.read())
+
+    def memory(self) -> Steps[MemoryState | None]:
+        """The memory there."""
+        tip = yield from self.tip()
+        return memory_in(tip)
+
+    def reading(self, tip: CheckpointTuple | None) -> Steps[tuple[Reader, MemorySettings]]:
+        """How the graph reads, as its next call would."""
+        values = dict(tip.checkpoint["channel_values"]) if tip else {}
+        if self.model is None:
+            reader, settings = yield from find_reader(self.graph, values, self.config)
+        else:
+            tools = tuple(bound_options(self.model).get("tools") or ())
+            reader, settings = Reader(find_model(self.model), "", tools), MemorySettings()
+        if self.router is not None:
+            settings = replace(settings, router=self.router)
+        return reader, settings
+
+
+def memory_in(saved: CheckpointTuple | None) -> MemoryState | None:
+    """The memory that a checkpoint holds."""
+    value = saved.checkpoint["channel_values"].get(MEMORY_KEY) if saved else None
+    return value if isinstance(value, MemoryState) else None
+
+
+def start_in(saved: CheckpointTuple | None) -> MemoryState | None:
+    """The memory that the checkpoint's thread began with."""
+    value = saved.checkpoint["channel_values"].get(START_KEY) if saved else None
+    return value if isinstance(value, MemoryState) else None
+
+
+def messages_in(saved: CheckpointTuple | None) -> list[AnyMessage]:
+    """The messages that a checkpoint holds.
+
+    Raises:
+        ThreadHistoryError: they are kept as a chain of changes (DeltaChannel).
+    """
+    if saved is None:
+        return []
+    values = saved.checkpoint["channel_values"]
+    if MESSAGES_KEY in values:
+        return list(values[MESSAGES_KEY])
+    if MESSAGES_KEY in saved.checkpoint["channel_versions"]:
+        raise ThreadHistoryError(
+            "the operators need the messages of a checkpoint as a list",
+            got="a DeltaChannel, whose values are spread over older checkpoints",
+            remedy="Keep `messages` with the add_messages reducer.",
+        )
+    return []
+
+
+def required(memory: MemoryState | None, thread: object) -> MemoryState:
+    """The memory.
+
+    Raises:
+        ThreadHistoryError: there is none.
+    """
+    if memory is None:
+        raise ThreadHistoryError(
+            "the thread has a memory",
+            got=f"thread {thread!r} without one",
+            remedy="Let a ChatDeltaMem answer in it first, or ingest something.",
+        )
+    return memory
