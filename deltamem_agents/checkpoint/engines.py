@@ -29,12 +29,16 @@ from deltamem_agents.errors import ConfigError
 
 WRITE = "deltamem_write"
 _SYNC = {
-    "sqlite": "sqlite", "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql",
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
 }
 _ASYNC = {
-    "sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+asyncmy", "mariadb": "mariadb+asyncmy",
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+asyncmy",
+    "mariadb": "mariadb+asyncmy",
 }
 
 
@@ -50,11 +54,15 @@ def parse(source: str | URL | Path) -> URL:
     try:
         url = make_url(source)
     except ArgumentError as error:
-        raise ConfigError("the database is named by a SQLAlchemy URL", got=source,
-                          remedy='For example "sqlite:///agent.db".') from error
+        raise ConfigError(
+            "the database is named by a SQLAlchemy URL",
+            got=source,
+            remedy='For example "sqlite:///agent.db".',
+        ) from error
     if url.get_backend_name() not in _SYNC:
-        raise ConfigError("the database is SQLite, PostgreSQL, MariaDB or MySQL",
-                          got=url.get_backend_name())
+        raise ConfigError(
+            "the database is SQLite, PostgreSQL, MariaDB or MySQL", got=url.get_backend_name()
+        )
     return url
 
 
@@ -80,8 +88,7 @@ def sync_engine(url: URL, *, synchronous: str, busy_timeout: float, pool_size: i
     return engine
 
 
-def async_engine(url: URL, *, busy_timeout: float, pool_size: int, synchronous: str
-                 ) -> AsyncEngine:
+def async_engine(url: URL, *, busy_timeout: float, pool_size: int, synchronous: str) -> AsyncEngine:
     """Our own engine for the async methods of one event loop."""
     backend = url.get_backend_name()
     if not url.drivername.endswith(("asyncpg", "psycopg_async")):
@@ -89,6 +96,9 @@ def async_engine(url: URL, *, busy_timeout: float, pool_size: int, synchronous: 
     options = pool_options(backend, pool_size)
     if backend == "sqlite":
         options["connect_args"] = {"timeout": busy_timeout}
+    else:
+        # Reads, and puts that are one statement, then need no more round trips than that.
+        options["isolation_level"] = "AUTOCOMMIT"
     engine: AsyncEngine = _create(create_async_engine, url, options)
     if backend == "sqlite":
         _prepare_sqlite(engine.sync_engine, synchronous)
@@ -118,7 +128,9 @@ def reader(source: str | URL | Path | Engine) -> Engine:
 def pool_options(backend: str, pool_size: int) -> dict[str, Any]:
     """LIFO, so that an idle service keeps few warm connections; unbounded overflow never."""
     options: dict[str, Any] = {
-        "pool_size": pool_size, "max_overflow": 2 * pool_size, "pool_use_lifo": True,
+        "pool_size": pool_size,
+        "max_overflow": 2 * pool_size,
+        "pool_use_lifo": True,
         "pool_timeout": 30,
     }
     if backend in ("mysql", "mariadb"):
@@ -132,7 +144,8 @@ def _create(make: Any, url: URL, options: dict[str, Any]) -> Any:
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         extra = "postgres" if url.get_backend_name() == "postgresql" else "mysql"
         raise ConfigError(
-            "the driver of the database is installed", got=str(error),
+            "the driver of the database is installed",
+            got=str(error),
             remedy=f"Install it: pip install 'deltamem-agents[{extra}]'.",
         ) from error
 
@@ -150,12 +163,24 @@ def _prepare_sqlite(engine: Engine, synchronous: str) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def pragmas(connection: Any, synchronous: str) -> None:
-    """WAL, durable commits, and deleted content overwritten with zeros."""
+def commit_by_itself(raw: Any, family: str) -> None:
+    """Switch a connection of ours to autocommit; transactions then begin where we say so."""
+    if family == "postgresql":
+        raw.driver_connection.autocommit = True
+    elif family == "mysql":
+        raw.driver_connection.autocommit(True)
+
+
+def pragmas(connection: Any, synchronous: str, *, given: bool = False) -> None:
+    """WAL, durable commits, and deleted content overwritten with zeros.
+
+    On a connection that was given, only the last: how durable it is, its owner has chosen.
+    """
     cursor = connection.cursor()
     try:
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute(f"PRAGMA synchronous={synchronous}")
+        if not given:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute(f"PRAGMA synchronous={synchronous}")
         cursor.execute("PRAGMA secure_delete=ON")
     except sqlite3.OperationalError as error:
         if "readonly" not in str(error):

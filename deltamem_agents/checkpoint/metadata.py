@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -25,6 +26,9 @@ from langgraph.checkpoint.base import (
 from deltamem_agents.errors import CorruptStorageError, SerializationError
 
 TERM_BYTES = 8
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_encode_plain = json.JSONEncoder(separators=(",", ":")).encode
+_encode_text = json.encoder.encode_basestring_ascii
 FENCE_KEY = "deltamem_fence"
 
 
@@ -42,7 +46,7 @@ def dumps(metadata: Mapping[str, Any]) -> str:
         SerializationError: a value is not JSON.
     """
     try:
-        return json.dumps(metadata, separators=(",", ":"))
+        return _encode_plain(metadata)
     except (TypeError, ValueError, RecursionError) as error:
         raise SerializationError(
             "checkpoint metadata is JSON",
@@ -73,7 +77,9 @@ def canonical(value: object) -> str:
         SerializationError: the value is not JSON.
     """
     try:
-        return json.dumps(_normal(value), sort_keys=True, separators=(",", ":"))
+        if isinstance(value, str):
+            return _encode_text(value)
+        return _encode(_normal(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise SerializationError("a metadata filter is JSON", got=value) from error
 
@@ -90,19 +96,30 @@ def _normal(value: object) -> object:
 
 def _name(name: object) -> str:
     # As json.dumps writes keys that are not text.
-    return name if isinstance(name, str) else cast("str", next(iter(json.loads(
-        json.dumps({name: 0})))))
+    return (
+        name
+        if isinstance(name, str)
+        else cast("str", next(iter(json.loads(json.dumps({name: 0})))))
+    )
+
+
+@lru_cache(maxsize=1024)
+def _key_text(name: str) -> str:
+    return json.dumps(name) + ":"
 
 
 def term(name: str, value: object, key: bytes) -> bytes:
     """8 bytes that stand for "`name` equals `value`"."""
-    text = json.dumps(name) + ":" + canonical(value)
-    return hashlib.blake2b(text.encode(), digest_size=TERM_BYTES, key=key).digest()
+    # Most values are short text or a number, whose canonical form needs no encoder.
+    kind = type(value)
+    shown = str(value) if kind is int else canonical(value)
+    content = (_key_text(name) + shown).encode()
+    return hashlib.blake2b(content, digest_size=TERM_BYTES, key=key).digest()
 
 
 def terms(metadata: Mapping[str, Any], key: bytes) -> bytes:
     """The terms of all entries, one after another."""
-    return b"".join(term(name, value, key) for name, value in metadata.items())
+    return b"".join([term(name, value, key) for name, value in metadata.items()])
 
 
 def matches(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

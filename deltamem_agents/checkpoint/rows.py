@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from langgraph.checkpoint.base import (
@@ -58,6 +59,7 @@ def text(value: Any) -> str:
         raise CorruptStorageError("a key is UTF-8 text", got=value) from error
 
 
+@lru_cache(maxsize=4096, typed=True)
 def version_key(version: object) -> bytes:
     """8 bytes that stand for a channel's version."""
     return hashlib.blake2b(f"{type(version).__name__}:{version}".encode(), digest_size=8).digest()
@@ -71,15 +73,15 @@ def assemble(rows: Iterable[Sequence[Any]], coder: Coder) -> list[Loaded]:
         EncryptionError: a row is plain where it must be encrypted, or the reverse.
     """
     heads: list[Row] = []
-    channels: dict[int, list[Row]] = {}
-    writes: dict[int, list[Row]] = {}
-    for raw in rows:
-        row = Row._make(raw)
-        if row.section == 0:
-            heads.append(row)
+    channels: dict[int, list[Sequence[Any]]] = {}
+    writes: dict[int, list[Sequence[Any]]] = {}
+    for row in rows:
+        if row[0] == 0:
+            heads.append(Row._make(row))
         else:
-            (channels if row.section == 1 else writes).setdefault(row.row, []).append(row)
-    heads.sort(key=lambda head: (text(head.one), head.row), reverse=True)
+            (channels if row[0] == 1 else writes).setdefault(row[1], []).append(row)
+    if len(heads) > 1:
+        heads.sort(key=lambda head: (text(head.one), head.row), reverse=True)
     return [
         Loaded(head.row, _tuple(head, channels.get(head.row, ()), writes.get(head.row, ()), coder))
         for head in heads
@@ -87,7 +89,7 @@ def assemble(rows: Iterable[Sequence[Any]], coder: Coder) -> list[Loaded]:
 
 
 def _tuple(
-    head: Row, channels: Sequence[Row], writes: Sequence[Row], coder: Coder
+    head: Row, channels: Sequence[Sequence[Any]], writes: Sequence[Sequence[Any]], coder: Coder
 ) -> CheckpointTuple:
     checkpoint_id, thread_id, namespace = text(head.one), text(head.two), text(head.three)
     if len(channels) != head.number:
@@ -99,7 +101,7 @@ def _tuple(
     body = coder.decode(head.kind, head.data)
     if not isinstance(body, dict):
         raise CorruptStorageError("the body of a checkpoint is a mapping", got=body)
-    values = {text(row.one): coder.decode(row.kind, row.data, row.hash) for row in channels}
+    values = {text(row[2]): coder.decode(row[8], row[9], row[10]) for row in channels}
     parent = None if head.four is None else make_config(thread_id, namespace, text(head.four))
     return CheckpointTuple(
         make_config(thread_id, namespace, checkpoint_id),
@@ -110,12 +112,13 @@ def _tuple(
     )
 
 
-def pending(rows: Iterable[Row], coder: Coder) -> list[PendingWrite]:
+def pending(rows: Iterable[Sequence[Any]], coder: Coder) -> list[PendingWrite]:
     """Writes in the order of (task_path, task_id, idx)."""
-    ordered = sorted(rows, key=lambda row: (text(row.three), text(row.one), row.number))
+    if not rows:
+        return []
+    ordered = sorted(rows, key=lambda row: (text(row[4]), text(row[2]), row[7]))
     return [
-        (text(row.one), text(row.two), coder.decode(row.kind, row.data, row.hash))
-        for row in ordered
+        (text(row[2]), text(row[3]), coder.decode(row[8], row[9], row[10])) for row in ordered
     ]
 
 
@@ -154,10 +157,11 @@ def dump_body(checkpoint: Checkpoint, coder: Coder) -> Item:
 
 def channel_row(checkpoint: int, channel: str, version: bytes, item: Item) -> dict[str, Any]:
     """A row of `channels`."""
-    return {"checkpoint": checkpoint, "channel": channel, "version": version, **_reference(item)}
+    return {"checkpoint": checkpoint, "channel": channel, "version": version, **reference(item)}
 
 
-def _reference(item: Item) -> dict[str, Any]:
+def reference(item: Item) -> dict[str, Any]:
+    """The columns by which a channel or a write holds its value: inline, or a blob's hash."""
     if item.blob is None:
         return {"kind": item.kind, "data": item.data, "blob": None}
     return {"kind": None, "data": None, "blob": item.blob}
@@ -174,8 +178,12 @@ def blob_rows(items: Iterable[Item], tenant: str) -> list[dict[str, Any]]:
 
 
 def write_rows(
-    address: ids.Address, tenant: str, task_id: str, task_path: str,
-    writes: Sequence[tuple[str, Any]], items: Sequence[Item],
+    address: ids.Address,
+    tenant: str,
+    task_id: str,
+    task_path: str,
+    writes: Sequence[tuple[str, Any]],
+    items: Sequence[Item],
 ) -> list[dict[str, Any]]:
     """Rows of `writes`; special channels have places of their own below zero."""
     task_id = identifier(task_id, "task_id", ids.TASK_BYTES)
@@ -190,7 +198,7 @@ def write_rows(
             "idx": WRITES_IDX_MAP.get(channel, place),
             "channel": identifier(channel, "channel", ids.CHANNEL_BYTES),
             "task_path": task_path,
-            **_reference(item),
+            **reference(item),
         }
         for place, ((channel, _), item) in enumerate(zip(writes, items, strict=True))
     ]
@@ -202,7 +210,13 @@ def memory_row(channel: str, state: MemoryState, blob: bytes | None) -> dict[str
     if blob is None:
         raise SerializationError("a memory is stored as a blob", got=repr(state))
     return {
-        "channel": channel, "adapter": state.fingerprint, "layers": layers, "heads": heads,
-        "rank": rank, "tokens_written": state.tokens_written, "norm": float(state.norm),
-        "bytes": state.nbytes, "blob": blob,
+        "channel": channel,
+        "adapter": state.fingerprint,
+        "layers": layers,
+        "heads": heads,
+        "rank": rank,
+        "tokens_written": state.tokens_written,
+        "norm": float(state.norm),
+        "bytes": state.nbytes,
+        "blob": blob,
     }

@@ -81,8 +81,12 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         self.tenant = ids.identifier(tenant, "tenant", ids.TENANT_BYTES)
         self._tables = Tables(schema, prefix)
         self._database = Database(
-            source, self._tables, synchronous=synchronous, busy_timeout=busy_timeout,
-            pool_size=pool_size)
+            source,
+            self._tables,
+            synchronous=synchronous,
+            busy_timeout=busy_timeout,
+            pool_size=pool_size,
+        )
         self._tenancy = tenancy.Tenancy(self.tenant, self._tables)
 
     # -- life ---------------------------------------------------------------------------------
@@ -127,7 +131,9 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self.close()
@@ -137,7 +143,9 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
@@ -162,8 +170,12 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         return self._database.run(lambda session: reading.get(session, context, address))
 
     def list(
-        self, config: RunnableConfig | None, *, filter: dict[str, Any] | None = None,
-        before: RunnableConfig | None = None, limit: int | None = None,
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """Checkpoints, newest first; read page by page, nothing is held between two of them.
 
@@ -183,22 +195,32 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
             request = _send(pages, loaded)
 
     def put(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata,
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint, whole or not at all."""
         put = writing.prepare(self.context, config, checkpoint, metadata, new_versions)
-        return self._database.run(lambda s: writing.put_checkpoint(s, put), write=True)
+        return self._database.run(
+            lambda session: writing.put_checkpoint(session, put), write=True,
+            quick=lambda session: writing.put_at_once(session, put))
 
     def put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str,
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
         task_path: str = "",
     ) -> None:
         """Store the writes of a task, all or none."""
         if not writes:
             return
         ready = writing.prepare_writes(self.context, config, writes, task_id, task_path)
-        self._database.run(lambda session: writing.put_writes(session, ready), write=True)
+        self._database.run(
+            lambda session: writing.put_writes(session, ready), write=True,
+            quick=lambda session: writing.writes_at_once(session, ready))
 
     # -- async --------------------------------------------------------------------------------
 
@@ -208,8 +230,12 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         return await self._database.arun(lambda session: reading.get(session, context, address))
 
     async def alist(
-        self, config: RunnableConfig | None, *, filter: dict[str, Any] | None = None,
-        before: RunnableConfig | None = None, limit: int | None = None,
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Async `list`."""
         wanted = reading.listing(config, filter, before, limit)
@@ -224,22 +250,32 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
             request = _send(pages, loaded)
 
     async def aput(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata,
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Async `put`."""
         put = writing.prepare(await self.acontext(), config, checkpoint, metadata, new_versions)
-        return await self._database.arun(lambda s: writing.put_checkpoint(s, put), write=True)
+        return await self._database.arun(
+            lambda session: writing.put_checkpoint(session, put), write=True,
+            quick=lambda session: writing.put_at_once(session, put))
 
     async def aput_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str,
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
         task_path: str = "",
     ) -> None:
         """Async `put_writes`."""
         if not writes:
             return
         ready = writing.prepare_writes(await self.acontext(), config, writes, task_id, task_path)
-        await self._database.arun(lambda session: writing.put_writes(session, ready), write=True)
+        await self._database.arun(
+            lambda session: writing.put_writes(session, ready), write=True,
+            quick=lambda session: writing.writes_at_once(session, ready))
 
     # -- for Management -----------------------------------------------------------------------
 

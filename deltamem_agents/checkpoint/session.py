@@ -19,9 +19,7 @@ class Session:
         core: SQLAlchemy's connection around the same one, where the operation asked for it.
     """
 
-    def __init__(
-        self, raw: Any, statements: Statements, core: Connection | None = None
-    ) -> None:
+    def __init__(self, raw: Any, statements: Statements, core: Connection | None = None) -> None:
         self.raw, self.statements, self._core = raw, statements, core
         self._cursor = raw.cursor()
 
@@ -32,9 +30,18 @@ class Session:
         return self._core
 
     def begin(self) -> None:
-        """Start a write transaction; the servers' drivers do so by themselves."""
-        if self.statements.family == "sqlite":
-            self._cursor.execute("BEGIN IMMEDIATE")
+        """Start a transaction on a connection that commits by itself otherwise."""
+        sqlite = self.statements.family == "sqlite"
+        self._cursor.execute("BEGIN IMMEDIATE" if sqlite else "BEGIN")
+
+    def commit(self) -> None:
+        """End what `begin` started."""
+        self._cursor.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """End what `begin` started, if it still goes on (some errors end it themselves)."""
+        if self.statements.family != "sqlite" or self.raw.driver_connection.in_transaction:
+            self._cursor.execute("ROLLBACK")
 
     def rows(self, statement: Statement, parameters: Parameters) -> list[Sequence[Any]]:
         """All rows of a query."""
@@ -53,17 +60,26 @@ class Session:
         if len(parameters) == 1:
             self.run(statement, parameters[0])
         elif parameters:
-            self._cursor.executemany(
-                statement.sql, [statement.bind(entry) for entry in parameters])
+            self._cursor.executemany(statement.sql, [statement.bind(entry) for entry in parameters])
 
-    def put_numbered(self, statement: Statement, parameters: Parameters) -> int:
-        """An insert into a numbered table; the row's number."""
+    def _numbered(self, statement: Statement, parameters: Parameters) -> int | None:
         self._cursor.execute(statement.sql, statement.bind(parameters))
-        if self.statements.family == "mysql":
-            number: int = self._cursor.lastrowid
-        else:
-            number = self._cursor.fetchone()[0]
-        return number
+        row = self._cursor.fetchone()
+        return None if row is None else row[0]
+
+    def put_checkpoint(self, head: Parameters) -> tuple[int, bool]:
+        """Insert or update the row of a checkpoint; its number, and whether it is new."""
+        statements = self.statements
+        if statements.family == "mysql":
+            # 1 row is counted for an insert, 2 for an update (1 for one that changes nothing).
+            count = self.run(statements.put_checkpoint, head)
+            return self._cursor.lastrowid, count == 1
+        number = self._numbered(statements.new_checkpoint, head)
+        if number is not None:
+            return number, True
+        number = self._numbered(statements.put_checkpoint, head)
+        assert number is not None, "an upsert gives the row's number"
+        return number, False
 
     def close(self) -> None:
         """Give the cursor back."""

@@ -32,6 +32,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.elements import ColumnElement
 
+from deltamem_agents.checkpoint.at_once import AtOnce
 from deltamem_agents.checkpoint.tables import Tables
 
 Parameters = Mapping[str, Any]
@@ -77,6 +78,9 @@ class Statements:
         self.get = cache(self._get)
         self.page = cache(self._page)
         self.copy_channels = cache(self._copy_channels)
+        self.at_once = AtOnce(tables, dialect) if self.family == "postgresql" else None
+        if self.family != "mysql":
+            self.new_checkpoint = self._compile(self._new_checkpoint())
         self.put_checkpoint = self._compile(self._put_checkpoint())
         self.put_blob = self._compile(self.ignore(tables.blobs))
         self.put_channel = self._compile(self.replace(tables.channels))
@@ -100,8 +104,7 @@ class Statements:
         values = {column.name: bindparam(column.name) for column in table.columns}
         if self.family == "mysql":
             first = next(iter(table.primary_key))
-            return mysql.insert(table).values(values).on_duplicate_key_update(
-                {first.name: first})
+            return mysql.insert(table).values(values).on_duplicate_key_update({first.name: first})
         return self._insert(table).values(values).on_conflict_do_nothing()
 
     def replace(self, table: Table) -> Executable:
@@ -118,13 +121,23 @@ class Statements:
             return statement.on_duplicate_key_update({name: new[name] for name in others})
         into = self._insert(table).values(values)
         return into.on_conflict_do_update(
-            index_elements=keys, set_={name: into.excluded[name] for name in others})
+            index_elements=keys, set_={name: into.excluded[name] for name in others}
+        )
 
     def _insert(self, table: Table) -> Any:
         return sqlite.insert(table) if self.family == "sqlite" else postgresql.insert(table)
 
+    def _new_checkpoint(self) -> Executable:
+        """Returns the row's number, or nothing if it is there already."""
+        table = self.tables.checkpoints
+        values = {column.name: bindparam(column.name) for column in table.columns
+                  if column.name != "id"}
+        executable: Executable = (
+            self._insert(table).values(values).on_conflict_do_nothing().returning(table.c.id))
+        return executable
+
     def _put_checkpoint(self) -> Executable:
-        """Returns the row's number (MySQL: as the cursor's lastrowid)."""
+        """The same, but a row that is there already takes the new values (MySQL: lastrowid)."""
         table = self.tables.checkpoints
         names = [column.name for column in table.columns if column.name != "id"]
         values = {name: bindparam(name) for name in names}
@@ -134,7 +147,8 @@ class Statements:
             new: Any = statement.inserted
             return statement.on_duplicate_key_update(
                 {"id": func.last_insert_id(table.c.id)}
-                | {name: new[name] for name in names if name not in keys})
+                | {name: new[name] for name in names if name not in keys}
+            )
         upsert = self._upsert(table, values, keys)
         executable: Executable = upsert.returning(table.c.id)
         return executable
@@ -144,32 +158,50 @@ class Statements:
         source = self.tables.channels.alias("source")
         parent = self.tables.checkpoints.alias("parent")
         rows = (
-            select(bindparam("checkpoint", type_=source.c.checkpoint.type),
-                   source.c.channel, source.c.version, source.c.kind, source.c.data, source.c.blob)
+            select(
+                bindparam("checkpoint", type_=source.c.checkpoint.type),
+                source.c.channel,
+                source.c.version,
+                source.c.kind,
+                source.c.data,
+                source.c.blob,
+            )
             .join(parent, parent.c.id == source.c.checkpoint)
             .where(
                 *self._address(parent, "parent_id"),
-                or_(*(and_(source.c.channel == bindparam(f"channel{i}"),
-                           source.c.version == bindparam(f"version{i}")) for i in range(count))),
+                or_(
+                    *(
+                        and_(
+                            source.c.channel == bindparam(f"channel{i}"),
+                            source.c.version == bindparam(f"version{i}"),
+                        )
+                        for i in range(count)
+                    )
+                ),
             )
         )
         return self._compile(
             insert(self.tables.channels).from_select(
-                ["checkpoint", "channel", "version", "kind", "data", "blob"], rows))
+                ["checkpoint", "channel", "version", "kind", "data", "blob"], rows
+            )
+        )
 
     def _copy_memories(self) -> Insert:
         """The memory rows of the channels that came over from the parent."""
         source, parent = self.tables.memory_states.alias("source"), self.tables.checkpoints
         held = self.tables.channels.alias("held")
         names = [column.name for column in source.columns]
-        new = {"checkpoint": bindparam("checkpoint", type_=source.c.checkpoint.type),
-               "checkpoint_id": bindparam("checkpoint_id", type_=source.c.checkpoint_id.type)}
+        new = {
+            "checkpoint": bindparam("checkpoint", type_=source.c.checkpoint.type),
+            "checkpoint_id": bindparam("checkpoint_id", type_=source.c.checkpoint_id.type),
+        }
         rows = (
             select(*(new.get(name, source.c[name]) for name in names))
             .join(parent, parent.c.id == source.c.checkpoint)
             .join(held, and_(held.c.channel == source.c.channel, held.c.blob == source.c.blob))
-            .where(held.c.checkpoint == bindparam("checkpoint"),
-                   *self._address(parent, "parent_id"))
+            .where(
+                held.c.checkpoint == bindparam("checkpoint"), *self._address(parent, "parent_id")
+            )
         )
         return insert(self.tables.memory_states).from_select(names, rows)
 
@@ -192,25 +224,33 @@ class Statements:
     def _versions(self) -> Select[Any]:
         table = self.tables.channels
         return select(table.c.channel, table.c.version).where(
-            table.c.checkpoint == bindparam("checkpoint"))
+            table.c.checkpoint == bindparam("checkpoint")
+        )
 
     def _fence(self) -> Select[Any]:
         table = self.tables.fences
         statement = select(table.c.token).where(
-            table.c.tenant == bindparam("tenant"), table.c.thread_id == bindparam("thread_id"))
+            table.c.tenant == bindparam("tenant"), table.c.thread_id == bindparam("thread_id")
+        )
         return statement if self.family == "sqlite" else statement.with_for_update(read=True)
 
     def _get(self, latest: bool) -> Statement:
         """One checkpoint with its channels and writes: by id, or the newest of a namespace."""
         table = self.tables.checkpoints
         rows = select(table).where(
-            *self._address(table, None if latest else "checkpoint_id"), table.c.hidden == 0)
+            *self._address(table, None if latest else "checkpoint_id"), table.c.hidden == 0
+        )
         if latest:
             rows = rows.order_by(table.c.checkpoint_id.desc()).limit(1)
         return self._compile(self.sections(rows))
 
     def _page(
-        self, thread: bool, namespace: bool, checkpoint: bool, before: bool, after: bool,
+        self,
+        thread: bool,
+        namespace: bool,
+        checkpoint: bool,
+        before: bool,
+        after: bool,
         terms: int,
     ) -> Statement:
         """One page of a listing, newest first; `after` continues below the last row seen."""
@@ -226,14 +266,16 @@ class Statements:
             where.append(table.c.checkpoint_id < bindparam("before"))
         if after:
             where.append(table.c.checkpoint_id <= bindparam("last"))
-            where.append(or_(table.c.checkpoint_id < bindparam("last"),
-                             table.c.id < bindparam("last_row")))
+            where.append(
+                or_(table.c.checkpoint_id < bindparam("last"), table.c.id < bindparam("last_row"))
+            )
         where += [
             self.has_term(table.c.terms, bindparam(f"term{i}", type_=table.c.terms.type))
             for i in range(terms)
         ]
         rows = (
-            select(table).where(*where)
+            select(table)
+            .where(*where)
             .order_by(table.c.checkpoint_id.desc(), table.c.id.desc())
             .limit(bindparam("size"))
         )
@@ -260,30 +302,58 @@ class Statements:
         channels, writes = self.tables.channels, self.tables.writes
         blobs = self.tables.blobs
         heads = select(
-            literal_column("0").label("section"), chosen.c.id.label("row"),
-            chosen.c.checkpoint_id.label("one"), chosen.c.thread_id.label("two"),
-            chosen.c.namespace.label("three"), chosen.c.parent_id.label("four"),
-            chosen.c.metadata.label("five"), chosen.c.channel_count.label("number"),
-            chosen.c.kind.label("kind"), chosen.c.body.label("data"), null().label("hash"),
+            literal_column("0").label("section"),
+            chosen.c.id.label("row"),
+            chosen.c.checkpoint_id.label("one"),
+            chosen.c.thread_id.label("two"),
+            chosen.c.namespace.label("three"),
+            chosen.c.parent_id.label("four"),
+            chosen.c.metadata.label("five"),
+            chosen.c.channel_count.label("number"),
+            chosen.c.kind.label("kind"),
+            chosen.c.body.label("data"),
+            null().label("hash"),
         )
         held = select(
-            literal_column("1"), chosen.c.id, channels.c.channel, null(), null(), null(), null(),
-            literal_column("0"), func.coalesce(channels.c.kind, blobs.c.kind),
-            func.coalesce(channels.c.data, blobs.c.data), channels.c.blob,
+            literal_column("1"),
+            chosen.c.id,
+            channels.c.channel,
+            null(),
+            null(),
+            null(),
+            null(),
+            literal_column("0"),
+            func.coalesce(channels.c.kind, blobs.c.kind),
+            func.coalesce(channels.c.data, blobs.c.data),
+            channels.c.blob,
         ).select_from(
-            chosen.join(channels, channels.c.checkpoint == chosen.c.id)
-            .outerjoin(blobs, blobs.c.hash == channels.c.blob))
+            chosen.join(channels, channels.c.checkpoint == chosen.c.id).outerjoin(
+                blobs, blobs.c.hash == channels.c.blob
+            )
+        )
         pending = select(
-            literal_column("2"), chosen.c.id, writes.c.task_id, writes.c.channel,
-            writes.c.task_path, null(), null(), writes.c.idx,
+            literal_column("2"),
+            chosen.c.id,
+            writes.c.task_id,
+            writes.c.channel,
+            writes.c.task_path,
+            null(),
+            null(),
+            writes.c.idx,
             func.coalesce(writes.c.kind, blobs.c.kind),
-            func.coalesce(writes.c.data, blobs.c.data), writes.c.blob,
+            func.coalesce(writes.c.data, blobs.c.data),
+            writes.c.blob,
         ).select_from(
-            chosen.join(writes, and_(
-                writes.c.tenant == chosen.c.tenant, writes.c.thread_id == chosen.c.thread_id,
-                writes.c.namespace_key == chosen.c.namespace_key,
-                writes.c.checkpoint_id == chosen.c.checkpoint_id))
-            .outerjoin(blobs, blobs.c.hash == writes.c.blob))
+            chosen.join(
+                writes,
+                and_(
+                    writes.c.tenant == chosen.c.tenant,
+                    writes.c.thread_id == chosen.c.thread_id,
+                    writes.c.namespace_key == chosen.c.namespace_key,
+                    writes.c.checkpoint_id == chosen.c.checkpoint_id,
+                ),
+            ).outerjoin(blobs, blobs.c.hash == writes.c.blob)
+        )
         return union_all(heads, held, pending)
 
 

@@ -30,8 +30,11 @@ class Imported:
     writes: int = 0
 
     def __add__(self, other: Imported) -> Imported:
-        return Imported(self.threads + other.threads, self.checkpoints + other.checkpoints,
-                        self.writes + other.writes)
+        return Imported(
+            self.threads + other.threads,
+            self.checkpoints + other.checkpoints,
+            self.writes + other.writes,
+        )
 
 
 def take_over(source: Source, thread_id: str) -> Callable[[Context], Operation[Imported]]:
@@ -67,22 +70,37 @@ def _put(session: Session, context: Context, foreign: Foreign) -> None:
     items = {name: _item(context, packed) for name, packed in foreign.values.items()}
     counters = foreign.metadata.get("counters_since_delta_snapshot") or {}
     deltas = sorted(name for name in counters if name not in items)
-    number = session.put_numbered(statements.put_checkpoint, {
-        **context.at(address), "parent_id": foreign.parent_id, "namespace": foreign.namespace,
-        "created": _created(foreign.body), "hidden": 0, "channel_count": len(items),
-        "deltas": json.dumps(deltas) if deltas else None,
-        "terms": meta.terms(foreign.metadata, context.coder.salt),
-        "metadata": rows.dump_metadata(foreign.metadata, context.coder),
-        "kind": kind, "body": body,
-    })
+    number = session.put_numbered(
+        statements.put_checkpoint,
+        {
+            **context.at(address),
+            "parent_id": foreign.parent_id,
+            "namespace": foreign.namespace,
+            "created": _created(foreign.body),
+            "hidden": 0,
+            "channel_count": len(items),
+            "deltas": json.dumps(deltas) if deltas else None,
+            "terms": meta.terms(foreign.metadata, context.coder.salt),
+            "metadata": rows.dump_metadata(foreign.metadata, context.coder),
+            "kind": kind,
+            "body": body,
+        },
+    )
     session.run(statements.drop_channels, {"checkpoint": number})
     session.many(statements.put_blob, rows.blob_rows(items.values(), context.tenant))
     versions: dict[str, Any] = foreign.body.get("channel_versions") or {}
-    session.many(statements.put_channel, [
-        rows.channel_row(number, identifier(name, "channel", ids.CHANNEL_BYTES),
-                         rows.version_key(versions.get(name)), item)
-        for name, item in items.items()
-    ])
+    session.many(
+        statements.put_channel,
+        [
+            rows.channel_row(
+                number,
+                identifier(name, "channel", ids.CHANNEL_BYTES),
+                rows.version_key(versions.get(name)),
+                item,
+            )
+            for name, item in items.items()
+        ],
+    )
 
 
 def _created(body: dict[str, Any]) -> int:

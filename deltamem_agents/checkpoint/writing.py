@@ -19,6 +19,7 @@ from langgraph.checkpoint.base import (
 from deltamem_agents.checkpoint import identifiers as ids
 from deltamem_agents.checkpoint import metadata as meta
 from deltamem_agents.checkpoint import rows
+from deltamem_agents.checkpoint.at_once import arrays
 from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.identifiers import Address, identifier
 from deltamem_agents.checkpoint.serde import Item
@@ -56,8 +57,11 @@ class Put:
 
 
 def prepare(
-    context: Context, config: RunnableConfig, checkpoint: Checkpoint,
-    metadata: CheckpointMetadata, new_versions: ChannelVersions,
+    context: Context,
+    config: RunnableConfig,
+    checkpoint: Checkpoint,
+    metadata: CheckpointMetadata,
+    new_versions: ChannelVersions,
 ) -> Put:
     """All of a put that needs no database."""
     parent = ids.address_of(config)
@@ -70,21 +74,34 @@ def prepare(
     collected = meta.collect(config, metadata)
     body = rows.dump_body(checkpoint, context.coder)
     deltas = sorted(
-        name for name in collected.get("counters_since_delta_snapshot") or () if name not in values)
+        name for name in collected.get("counters_since_delta_snapshot") or () if name not in values
+    )
     put = Put(
-        context=context, address=address, parent_id=parent.checkpoint_id, values=values, head={
-            **context.at(address), "parent_id": parent.checkpoint_id,
-            "namespace": address.namespace, "created": int(time.time() * 1000), "hidden": 0,
-            "channel_count": len(values), "deltas": json.dumps(deltas) if deltas else None,
+        context=context,
+        address=address,
+        parent_id=parent.checkpoint_id,
+        values=values,
+        head={
+            **context.at(address),
+            "parent_id": parent.checkpoint_id,
+            "namespace": address.namespace,
+            "created": int(time.time() * 1000),
+            "hidden": 0,
+            "channel_count": len(values),
+            "deltas": json.dumps(deltas) if deltas else None,
             "terms": meta.terms(collected, context.coder.salt),
             "metadata": rows.dump_metadata(collected, context.coder),
-            "kind": body.kind, "body": body.data,
+            "kind": body.kind,
+            "body": body.data,
         },
         versions={name: rows.version_key(held.get(name)) for name in values},
-        changed={}, unchanged=[], fence=fence_of(config),
+        changed={},
+        unchanged=[],
+        fence=fence_of(config),
     )
     put.unchanged = [
-        name for name in values
+        name
+        for name in values
         if parent.checkpoint_id is not None and name in held and name not in new_versions
     ]
     put.changed = put.encode([name for name in values if name not in set(put.unchanged)])
@@ -95,8 +112,11 @@ def fence_of(config: RunnableConfig) -> int | None:
     """The fencing token that the config carries."""
     token = config["configurable"].get(meta.FENCE_KEY)
     if token is not None and (not isinstance(token, int) or isinstance(token, bool)):
-        raise IdentifierError("a fencing token is a number", got=token,
-                              remedy="Take the config that `saver.fence(config)` returns.")
+        raise IdentifierError(
+            "a fencing token is a number",
+            got=token,
+            remedy="Take the config that `saver.fence(config)` returns.",
+        )
     return token
 
 
@@ -118,13 +138,38 @@ def check_fence(session: Session, context: Context, address: Address, token: int
         )
 
 
+def put_at_once(session: Session, put: Put) -> RunnableConfig | None:
+    """Store one checkpoint by a single statement; None (and nothing stored) if that cannot be."""
+    at_once, tables = session.statements.at_once, put.context.tables
+    if at_once is None or put.fence is not None:
+        return None
+    blobs = rows.blob_rows(put.changed.values(), put.context.tenant)
+    memories = _memory_rows(put, {}, put.changed)
+    kept = put.unchanged and any(type(put.values[name]) is MemoryState for name in put.unchanged)
+    statement = at_once.put(
+        bool(put.unchanged), bool(put.changed), bool(blobs), bool(memories), bool(kept))
+    channels = [
+        {"channel": name, "version": put.versions[name], **rows.reference(item)}
+        for name, item in put.changed.items()
+    ]
+    parameters = {
+        **put.head, **arrays(tables.blobs, blobs), **arrays(tables.channels, channels),
+        **arrays(tables.memory_states, memories),
+        "kept_channel": put.unchanged,
+        "kept_version": [put.versions[name] for name in put.unchanged],
+        "expected": len(put.unchanged),
+    }
+    return put.config if session.rows(statement, parameters) else None
+
+
 def put_checkpoint(session: Session, put: Put) -> RunnableConfig:
     """Store one checkpoint in the running transaction."""
     statements, context = session.statements, put.context
     check_fence(session, context, put.address, put.fence)
-    number = session.put_numbered(statements.put_checkpoint, put.head)
-    session.run(statements.drop_channels, {"checkpoint": number})
-    session.run(statements.drop_memories, {"checkpoint": number})
+    number, new = session.put_checkpoint(put.head)
+    if not new:
+        session.run(statements.drop_channels, {"checkpoint": number})
+        session.run(statements.drop_memories, {"checkpoint": number})
     changed = dict(put.changed)
     if put.unchanged:
         changed.update(_take_over(session, put, number))
@@ -141,7 +186,10 @@ def _take_over(session: Session, put: Put, number: int) -> dict[str, Item]:
     """Copy unchanged channels from the parent; what it does not hold is encoded and returned."""
     names = put.unchanged
     parameters: dict[str, Any] = {
-        **put.context.at(put.address), "checkpoint": number, "parent_id": put.parent_id}
+        **put.context.at(put.address),
+        "checkpoint": number,
+        "parent_id": put.parent_id,
+    }
     for place, name in enumerate(names):
         parameters[f"channel{place}"] = name
         parameters[f"version{place}"] = put.versions[name]
@@ -153,14 +201,20 @@ def _take_over(session: Session, put: Put, number: int) -> dict[str, Item]:
     return put.encode([name for name in names if name not in there])
 
 
-def _put_memories(session: Session, put: Put, number: int, changed: dict[str, Item]) -> None:
-    places = {"checkpoint": number, "tenant": put.context.tenant,
-              "thread_id": put.address.thread_id, "checkpoint_id": put.address.checkpoint_id}
-    new = [
-        {**places, **rows.memory_row(name, put.values[name], item.blob)}
+def _memory_rows(
+    put: Put, places: dict[str, Any], changed: dict[str, Item]
+) -> list[dict[str, Any]]:
+    own = {"tenant": put.context.tenant, "thread_id": put.address.thread_id,
+           "checkpoint_id": put.address.checkpoint_id}
+    return [
+        {**places, **own, **rows.memory_row(name, put.values[name], item.blob)}
         for name, item in changed.items() if type(put.values[name]) is MemoryState
     ]
-    session.many(session.statements.put_memory, new)
+
+
+def _put_memories(session: Session, put: Put, number: int, changed: dict[str, Item]) -> None:
+    places = {"checkpoint": number}
+    session.many(session.statements.put_memory, _memory_rows(put, places, changed))
     if any(type(put.values[name]) is MemoryState for name in put.unchanged if name not in changed):
         session.run(session.statements.copy_memories,
                     {**put.context.at(put.address), **places, "parent_id": put.parent_id})
@@ -179,8 +233,11 @@ class Writes:
 
 
 def prepare_writes(
-    context: Context, config: RunnableConfig, writes: Sequence[tuple[str, Any]],
-    task_id: str, task_path: str,
+    context: Context,
+    config: RunnableConfig,
+    writes: Sequence[tuple[str, Any]],
+    task_id: str,
+    task_path: str,
 ) -> Writes:
     """All of `put_writes` that needs no database."""
     address = ids.address_of(config)
@@ -188,16 +245,29 @@ def prepare_writes(
         raise IdentifierError("writes belong to a checkpoint: the config has a checkpoint_id")
     items = [context.coder.encode(value) for _, value in writes]
     return Writes(
-        context, address,
+        context,
+        address,
         rows.write_rows(address, context.tenant, task_id, task_path, writes, items),
         rows.blob_rows(items, context.tenant),
-        all(channel in WRITES_IDX_MAP for channel, _ in writes), fence_of(config),
+        all(channel in WRITES_IDX_MAP for channel, _ in writes),
+        fence_of(config),
     )
 
 
-def put_writes(session: Session, writes: Writes) -> None:
+def writes_at_once(session: Session, writes: Writes) -> bool | None:
+    """Store the writes by a single statement; None (and nothing stored) if that cannot be."""
+    at_once, tables = session.statements.at_once, writes.context.tables
+    if at_once is None or writes.fence is not None:
+        return None
+    session.run(at_once.writes(writes.again, bool(writes.blobs)), {
+        **arrays(tables.writes, writes.rows), **arrays(tables.blobs, writes.blobs)})
+    return True
+
+
+def put_writes(session: Session, writes: Writes) -> bool:
     """Store the writes: special channels replace what was there, others never do."""
     check_fence(session, writes.context, writes.address, writes.fence)
     statements = session.statements
     session.many(statements.put_blob, writes.blobs)
     session.many(statements.write_again if writes.again else statements.write_once, writes.rows)
+    return True
