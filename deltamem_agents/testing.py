@@ -6,7 +6,7 @@ formats are exercised in full; it knows nothing, so that answers are noise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +156,43 @@ def save_tiny(
     model.save_pretrained(model_folder)
     tokenizer.save_pretrained(model_folder)
     return model_folder, adapter_folder
+
+
+Script = Callable[[str], str]
+
+
+def scripted(engine: Any, script: Script) -> Any:
+    """Put a script in the place of an engine's network: for tests of the plumbing only.
+
+    The model still runs, so that keys, values and memory are real; the logits it gives while a
+    reply is generated are replaced by ones that spell the script's reply.
+
+    Args:
+        engine: an engine on a tiny model.
+        script: the text of the prompt, template included, to the text of the reply.
+
+    Returns:
+        The engine.
+    """
+    from torch import Tensor, full_like
+
+    from deltamem_agents.runtime.session import Feed
+
+    tokenizer, run = engine.tokenizer, engine.runner.run
+    opening = len(engine.template.generation_prompt([{"role": "user", "content": "."}]))
+
+    def replaced(feed: Feed) -> Tensor:
+        logits: Tensor = run(feed)
+        session = feed.session
+        if not session.marks or not session.marks[-1].open:
+            return logits
+        *before, current = session.marks
+        ids = [*(session.pinned.ids if session.pinned else ()), *(i for m in before for i in m.ids)]
+        reply = tokenizer(script(tokenizer.decode(ids)), add_special_tokens=False)["input_ids"]
+        wanted = [*reply, tokenizer.eos_token_id]
+        logits = full_like(logits, -100.0)
+        logits[wanted[min(len(current.ids) - opening, len(wanted) - 1)]] = 100.0
+        return logits
+
+    engine.runner.run = replaced
+    return engine

@@ -51,6 +51,12 @@ def prepare(
         raise ChatRequestError(
             f"a call's parameters are {', '.join((*_SAMPLING, *_OTHER))}", got=unknown
         )
+    if (name := kwargs.get("model")) not in (None, chat.engine.name):
+        raise ChatRequestError(
+            f"a ChatDeltaMem runs the model it was made with, {chat.engine.name}",
+            got=name,
+            remedy="Make another ChatDeltaMem.",
+        )
     values = {name: kwargs.get(name, getattr(chat, name)) for name in _SAMPLING}
     schemas = tool_schemas(kwargs.get("tools") or ())
     thinking = kwargs.get("thinking", chat.thinking)

@@ -24,6 +24,8 @@ def shared_engine(chat: ChatDeltaMem) -> Engine:
     """Load the engine of a chat model, or share that of one made with the same arguments."""
     from deltamem_agents.runtime.loading import load_engine
 
+    if isinstance(chat.model, Engine):
+        return chat.model
     arguments = {name: getattr(chat, name) for name in _ARGUMENTS}
     if not isinstance(chat.model, (str, type(None))) and not hasattr(chat.model, "__fspath__"):
         return load_engine(tokenizer=chat.tokenizer, **arguments)

@@ -45,7 +45,7 @@ class ChatDeltaMem(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
     model: Any = Field(default=None, exclude=True)
-    """A folder, a name on the hub, or a loaded model; None for the built-in one."""
+    """A folder, a name on the hub, a loaded model or an `Engine`; None for the built-in one."""
     adapter: Any = Field(default=None, exclude=True)
     """A folder or a name on the hub; None with the built-in model, or with a loaded one that has
     its adapter."""

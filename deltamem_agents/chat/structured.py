@@ -27,6 +27,10 @@ def structured(
         raise ChatRequestError(f"method is one of {', '.join(_METHODS)}", got=method)
     kwargs.pop("strict", None)
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+    kwargs["ls_structured_output_format"] = {
+        "kwargs": {"method": method},
+        "schema": _json_schema(schema),
+    }
     if method == "function_calling":
         bound, parser = _by_call(chat, schema, is_class, kwargs)
     else:
@@ -58,15 +62,18 @@ def _by_content(
     if method == "json_mode":
         wanted: dict[str, Any] = {"type": "json_object"}
     else:
-        try:
-            json_schema = convert_to_json_schema(schema)
-        except Exception as error:
-            raise ChatRequestError(
-                "a schema is a pydantic class, a TypedDict or a JSON schema with a title",
-                got=schema,
-                remedy=str(error).splitlines()[0],
-            ) from error
-        wanted = {"type": "json_schema", "json_schema": {"schema": json_schema}}
+        wanted = {"type": "json_schema", "json_schema": {"schema": _json_schema(schema)}}
     if tools := kwargs.pop("tools", None):
         return chat.bind_tools(tools, response_format=wanted, **kwargs), parser
     return chat.bind(response_format=wanted, **kwargs), parser
+
+
+def _json_schema(schema: Any) -> dict[str, Any]:
+    try:
+        return convert_to_json_schema(schema)
+    except Exception as error:
+        raise ChatRequestError(
+            "a schema is a pydantic class, a TypedDict or a JSON schema with a title",
+            got=schema,
+            remedy=str(error).splitlines()[0],
+        ) from error
