@@ -69,7 +69,7 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
             World(seed), tokeniser, tokens=config.tokens, promote=config.promote, level=level
         )
         plain = Curriculum(
-            World(seed + 500), tokeniser, tokens=config.tokens, promote=0.9, level=plain_level
+            World(seed + 500), tokeniser, tokens=config.tokens, promote=0.8, level=plain_level
         )
         Stage(model, config, with_memory, plain, work, seed).run()
         level, plain_level = with_memory.level, plain.level

@@ -41,9 +41,7 @@ def save_snapshot(
     os.replace(fresh, path)
 
 
-def load_snapshot(
-    path: Path, model: nn.Module, optimizers: Sequence[Optimizer]
-) -> dict[str, Any]:
+def load_snapshot(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
     """Put everything back where it was and return `extra`.
 
     Raises:
@@ -83,4 +81,6 @@ def _restore(optimizer: Optimizer, prefix: str, tensors: Mapping[str, Tensor]) -
         if name.startswith(prefix):
             index, key = name.removeprefix(prefix).split("/")
             state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

@@ -53,7 +53,7 @@ class StageConfig:
     hold: float = 0.6
     warm_up: int = 40
     tokens: int = 4000
-    promote: float = 0.8
+    promote: float = 0.7
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], ...]:

@@ -57,5 +57,7 @@ def _corpus(seed: int, conversations: int) -> Iterator[str]:
     for _ in range(60):
         yield "-".join(numbers)
         yield " " + " ".join([*numbers, *words])
-        yield " " + " ".join(capital(first + second) for first in syllables for second in syllables[::7])
+        yield " " + " ".join(
+            capital(first + second) for first in syllables for second in syllables[::7]
+        )
     yield from ["user\n", "assistant\n", "system\n"] * 1000

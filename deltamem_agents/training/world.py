@@ -156,7 +156,9 @@ class World:
             letters = "".join(choose(self.words["values"]["letters"]) for _ in range(2))
             return f"{letters}-{self.random.randint(10, 9999)}"
         if kind == "version":
-            return ".".join(str(self.random.randint(0, 40)) for _ in range(self.random.choice((2, 3))))
+            return ".".join(
+                str(self.random.randint(0, 40)) for _ in range(self.random.choice((2, 3)))
+            )
         if kind == "invented":
             parts = self.random.choice((2, 2, 3))
             return capital("".join(choose(self.words["values"]["syllables"]) for _ in range(parts)))
@@ -172,7 +174,9 @@ class World:
         text = self._statement(subject, value, update)
         opening = self.random.choice(self.words["acknowledgements"])
         reply = f"{opening} {sentence(subject, value)}"
-        return Turn(self._spoken(text) + ".", reply, "update" if update else "fact", (value,), subject)
+        return Turn(
+            self._spoken(text) + ".", reply, "update" if update else "fact", (value,), subject
+        )
 
     def facts(self, told: Sequence[tuple[Subject, str]]) -> Turn:
         """Several values told in one message."""
@@ -208,7 +212,9 @@ class World:
             text = choose(chat["openers"]).format(
                 n=choose(chat["subjects"]), w=choose(chat["were"]), t=choose(chat["times"])
             )
-        return Turn(self._spoken(text.strip()) + choose([".", ".", "!"]), choose(chat["replies"]), "chat")
+        return Turn(
+            self._spoken(text.strip()) + choose([".", ".", "!"]), choose(chat["replies"]), "chat"
+        )
 
     def _statement(self, subject: Subject, value: str, update: bool) -> str:
         own = self._specific(subject)[0]
