@@ -1,9 +1,10 @@
-"""From a packed projection to reads and the next state, for inference, in one native call.
+"""One decode step of a memory in one native call: gates, read and write, for inference.
 
 While a model decodes, a layer's memory works on one token at a time: a few hundred
 multiplications, spread over a dozen tensor operations of several microseconds each. `memory_step`
-does them in one compiled loop. It has no gradient; `unpack` followed by `core.scan.delta_scan`
-computes the same with one, and is what the compiled loops are tested against.
+does them in one compiled function. It has no gradient; `unpack` followed by
+`core.scan.delta_scan` computes the same with one, and is what the compiled forms are tested
+against.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from deltamem_agents.errors import ConfigError, StateError
 NORM_EPS = 1e-6
 UPDATES = ("standard", "lambda_outside", "no_lambda")
 
-Step = Callable[..., tuple[Tensor, Tensor]]
+_Step = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class StepRule:
     """How a packed projection is read. Letters: H heads, R rank, S = H R, G gates.
 
-    The projection is `q | k | v | beta | lambda`: S, S, S, G and, unless coupled, G columns.
+    The projection is `q | k | v | beta | lambda`: S, S, S, G and, unless coupled, G columns; the
+    gates' bias is in it.
 
     Attributes:
         heads: state heads H.
@@ -65,85 +67,74 @@ class StepRule:
 
 
 def memory_step(
-    projected: Tensor,
-    bias: Tensor,
-    state: Tensor,
-    rule: StepRule,
-    mask: Tensor | None = None,
-    writes: Tensor | None = None,
+    projected: Tensor, state: Tensor, rule: StepRule, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Gates, read and write of each token (equations 4-6 and 12), without gradients.
+    """Gates, read and write of one token (equations 4-6 and 12), without gradients.
 
     Args:
-        projected: the packed projection [B, T, rule.width], float32.
-        bias: of the gates, [rule.width - 3 S], float32.
-        state: the memory before the first token, float32 [B, H, R, R]; it is left alone.
+        projected: the packed projection [B, rule.width], float32.
+        state: the memory before the token, float32 [B, H, R, R]; it is left alone.
         rule: how the projection is read.
-        mask: bool [B, T]; where it is False a token reads 0 and writes nothing.
-        writes: bool [B, T]; where it is False a token reads, but writes nothing.
+        scale: factor on the reads.
 
     Returns:
-        reads [B, T, H, R] and the memory after the last token [B, H, R, R].
+        reads [B, H, R], times `scale`, and the memory after the token [B, H, R, R].
 
     Raises:
-        StateError: a shape or dtype is not as above, or a gradient is wanted.
+        StateError: a shape, dtype or device is not as above, or a gradient is wanted.
     """
-    tensors = (projected, bias, state)
-    batch, tokens = projected.shape[:2]
-    if (
-        projected.shape != (batch, tokens, rule.width)
-        or bias.shape != (rule.width - 3 * rule.heads * rule.rank,)
-        or state.shape != (batch, rule.heads, rule.rank, rule.rank)
-        or any(flags is not None and flags.shape != (batch, tokens) for flags in (mask, writes))
-    ):
+    batch = projected.shape[0]
+    if projected.shape != (batch, rule.width) or state.shape != (
+        batch, rule.heads, rule.rank, rule.rank
+    ):  # fmt: skip
         raise StateError(
-            f"projection, gate bias, state and masks have the shapes of {rule}",
-            got=[tuple(x.shape) for x in (*tensors, mask, writes) if x is not None],
+            f"projection and state have the shapes of {rule}",
+            got=(tuple(projected.shape), tuple(state.shape)),
         )
-    if any(x.dtype != torch.float32 for x in tensors):
-        raise StateError("the memory is computed in float32", got=[x.dtype for x in tensors])
-    if any(flags is not None and flags.dtype != torch.bool for flags in (mask, writes)):
-        raise StateError("masks are bool")
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+    if projected.dtype != torch.float32 or state.dtype != torch.float32:
+        raise StateError("the memory is computed in float32", got=(projected.dtype, state.dtype))
+    if projected.device != state.device:
+        raise StateError(
+            "projection and state are on one device",
+            got=(str(projected.device), str(state.device)),
+        )
+    if torch.is_grad_enabled() and (projected.requires_grad or state.requires_grad):
         raise StateError(
             "memory_step has no gradient",
             remedy="Use unpack and delta_scan, or torch.no_grad().",
         )
-    return _behind_the_door(projected.device.type)(projected, bias, state, rule, mask, writes)
+    return _behind_the_door(projected.device.type)(projected, state, rule, scale)
 
 
 @cache
-def _behind_the_door(device: str) -> Step:
+def _behind_the_door(device: str) -> _Step:
     """The one place where a kernel is chosen."""
     if device == "cpu" and find_spec("numba") is not None:
         from deltamem_agents.core.step_cpu import step_cpu
 
         return step_cpu
+    if device == "cuda" and find_spec("triton") is not None:
+        from deltamem_agents.core.step_triton import step_triton
+
+        return step_triton
     return step_torch
 
 
 def step_torch(
-    projected: Tensor,
-    bias: Tensor,
-    state: Tensor,
-    rule: StepRule,
-    mask: Tensor | None = None,
-    writes: Tensor | None = None,
+    projected: Tensor, state: Tensor, rule: StepRule, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """`memory_step` by `unpack` and `delta_scan`, on any device; differentiable."""
-    q, k, v, keep, erase, write = unpack(projected, bias, rule)
-    if writes is not None:
-        here = writes[:, :, None, None]
-        keep, erase, write = keep.where(here, 1.0), erase.where(here, 0.0), write.where(here, 0.0)
-    return delta_scan(q, k, v, keep, erase, write, state, mask)
+    reads, after = delta_scan(*unpack(projected.unsqueeze(1), rule), state)
+    return reads.squeeze(1) * scale, after
 
 
-def unpack(projected: Tensor, bias: Tensor, rule: StepRule) -> tuple[Tensor, ...]:
+def unpack(
+    projected: Tensor, rule: StepRule
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The six inputs of the scan from a packed projection (equations 4-5).
 
     Args:
         projected: [B, T, rule.width].
-        bias: [rule.width - 3 S].
         rule: how the projection is read.
 
     Returns:
@@ -154,8 +145,8 @@ def unpack(projected: Tensor, bias: Tensor, rule: StepRule) -> tuple[Tensor, ...
     q, k, v = parts.unbind(-3)
     if rule.normalize:
         q, k = (normalize(x.tanh(), dim=-1, eps=NORM_EPS) for x in (q, k))
-    opened = torch.sigmoid(projected[..., 3 * size :] + bias)
-    gates = opened.reshape(*lead, 1 if rule.coupled else 2, rule.heads, -1)
+    gates = torch.sigmoid(projected[..., 3 * size :])
+    gates = gates.reshape(*lead, 1 if rule.coupled else 2, rule.heads, -1)
     gates = gates.expand(*gates.shape[:-1], rule.rank)
     beta = gates[..., 0, :, :]
     if rule.update == "no_lambda":

@@ -1,150 +1,140 @@
-"""`memory_step` on a CPU: gates, read and write of each token in one compiled loop."""
+"""`memory_step` on a CPU: one compiled function, called with raw addresses.
+
+The arithmetic takes a tenth of a microsecond; what counts is the way there. So the function is
+called through ctypes (no array objects), and it keeps the Global Interpreter Lock, because
+getting that back could take longer than the step.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import numba
 import torch
-from numba import boolean, float32, int64, types
+from numba import carray, float32, int64, types
 from numba.extending import register_jitable
 from torch import Tensor
-
-from deltamem_agents.core.kernels_cpu import IN, MASK, OUT, compile_loop, turn
-from deltamem_agents.core.lanes import fill, get, put, scale_and_add, times
 
 if TYPE_CHECKING:
     from deltamem_agents.core.step import StepRule
 
+_Native = Callable[..., None]
+
+_SMALLEST_NORM = 1e-6
+_NORMALIZE, _ONE_A_ROW, _COUPLED, _KEEP_ALL, _LAMBDA_OUTSIDE = 1, 2, 4, 8, 16
 _LOCK = Lock()
-_ALL = np.ones((1, 1), dtype=np.bool_)
-_UPDATES = {"standard": 0, "lambda_outside": 1, "no_lambda": 2}
 
 
 def step_cpu(
-    projected: Tensor,
-    bias: Tensor,
-    state: Tensor,
-    rule: StepRule,
-    mask: Tensor | None = None,
-    writes: Tensor | None = None,
+    projected: Tensor, state: Tensor, rule: StepRule, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """`core.step.memory_step` by the Numba kernel; arguments and result as there."""
-    batch, tokens, _ = projected.shape
-    reads = torch.empty(batch, tokens, rule.heads, rule.rank)
-    after = torch.empty(batch, rule.heads, rule.rank, rule.rank)
-    _loop(rule.rank)(
-        projected.detach().numpy(),
-        bias.detach().numpy(),
-        state.detach().numpy(),
-        _ALL if mask is None else mask.numpy(),
-        mask is not None,
-        _ALL if writes is None else writes.numpy(),
-        writes is not None,
-        (rule.gates, _UPDATES[rule.update], int(rule.coupled), int(rule.normalize)),
-        reads.numpy(),
-        after.numpy(),
-    )
+    """`core.step.memory_step` by the compiled function; arguments and result as there."""
+    batch, heads, rank = projected.shape[0], rule.heads, rule.rank
+    projected, state = projected.contiguous(), state.contiguous()
+    reads = torch.empty(batch, heads, rank)
+    after = torch.empty(batch, heads, rank, rank)
+    scratch = torch.empty(2 * rank)
+    _native()(
+        projected.data_ptr(), state.data_ptr(), reads.data_ptr(), after.data_ptr(),
+        scratch.data_ptr(), batch, heads, rank, _options(rule), scale,
+    )  # fmt: skip
     return reads, after
 
 
-def _loop(rank: int) -> Callable[..., None]:
+@cache
+def _options(rule: StepRule) -> int:
+    flags = (
+        (_NORMALIZE, rule.normalize),
+        (_ONE_A_ROW, rule.gates == rule.heads * rule.rank),
+        (_COUPLED, rule.coupled),
+        (_KEEP_ALL, rule.update == "no_lambda"),
+        (_LAMBDA_OUTSIDE, rule.update == "lambda_outside"),
+    )
+    return sum(bit for bit, on in flags if on)
+
+
+def _native() -> _Native:
     with _LOCK:
-        return _compiled(rank)
+        return _compiled()
 
 
 @cache
-def _compiled(rank: int) -> Callable[..., None]:
-    row = types.Array(float32, 3, "A", readonly=True)
-    gates = types.Array(float32, 1, "A", readonly=True)
-    rule = types.UniTuple(int64, 4)
-    return compile_loop(_step(rank), (row, gates, IN, MASK, boolean, MASK, boolean, rule, OUT, OUT))
+def _compiled() -> _Native:
+    floats = types.CPointer(float32)
+    signature = types.void(*[floats] * 5, *[int64] * 4, float32)
+    options: dict[str, Any] = {"nopython": True, "error_model": "numpy"}
+    try:
+        function = numba.cfunc(signature, cache=True, **options)(_step)
+    except RuntimeError:  # there is no folder that Numba could keep it in
+        function = numba.cfunc(signature, **options)(_step)
+    kinds = (*[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 4, ctypes.c_float)
+    native = ctypes.PYFUNCTYPE(None, *kinds)(function.address)
+    native.keeps = function  # type: ignore[attr-defined]  # the code lives as long as this does
+    return native
 
 
 @register_jitable  # type: ignore[untyped-decorator]
 def _sigmoid(x: Any) -> Any:
-    return np.float32(1.0) / (np.float32(1.0) + math.exp(-x))
+    return float32(1.0) / (float32(1.0) + math.exp(-x))
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _direction(target: Any, source: Any, normalized: Any) -> None:
+def _direction(target: Any, source: Any, options: Any) -> None:
     """Equation 4: tanh, then length 1."""
-    squares = np.float32(0.0)
-    for i in range(target.shape[0]):
-        target[i] = math.tanh(source[i]) if normalized else source[i]
-        squares += target[i] * target[i]
-    if normalized:
-        length = max(np.float32(math.sqrt(squares)), np.float32(1e-6))
-        for i in range(target.shape[0]):
-            target[i] /= length
+    for j in range(target.shape[0]):
+        target[j] = source[j]
+    if options & _NORMALIZE:
+        squares = float32(0.0)
+        for j in range(target.shape[0]):
+            target[j] = math.tanh(target[j])
+            squares += target[j] * target[j]
+        length = max(float32(math.sqrt(squares)), float32(_SMALLEST_NORM))
+        for j in range(target.shape[0]):
+            target[j] /= length
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def _gates(parts: Any, row: Any, bias: Any, first: Any, one: Any, rule: Any) -> None:
-    """Equation 5 for one head: keep, erase and write into parts[3:6].
-
-    `first` is the place of the head's first gate among the gates, `one` whether it has only that.
-    """
-    count, update, coupled, _ = rule
-    begin = row.shape[0] - bias.shape[0]
-    for i in range(parts.shape[1]):
-        place = first if one else first + i
-        beta = _sigmoid(row[begin + place] + bias[place])
-        if update == 2:
-            keep = np.float32(1.0)
-        elif coupled:
-            keep = np.float32(1.0) - beta
-        else:
-            keep = _sigmoid(row[begin + count + place] + bias[count + place])
-        parts[3, i] = keep
-        parts[4, i] = keep * beta if update == 1 else beta
-        parts[5, i] = beta
+def _gates(row: Any, place: Any, count: Any, options: Any) -> Any:
+    """Equation 5: keep, erase and write from the gate at `place` of a row with `count` gates."""
+    write = _sigmoid(row[place])
+    keep = float32(1.0)
+    if not options & _KEEP_ALL:
+        keep = keep - write if options & _COUPLED else _sigmoid(row[place + count])
+    return keep, keep * write if options & _LAMBDA_OUTSIDE else write, write
 
 
-def _step(rank: int) -> Callable[..., None]:
-    """The loop for one rank; arguments as `step_cpu` passes them."""
-
-    def step(
-        projected: Any,
-        bias: Any,
-        before: Any,
-        mask: Any,
-        masked: Any,
-        writes: Any,
-        partly: Any,
-        rule: Any,
-        reads: Any,
-        after: Any,
-    ) -> None:
-        batch, tokens, heads, _ = reads.shape
-        zero = fill(0.0, rank)
-        state = np.empty((1, rank, rank), np.float32)
-        parts = np.empty((6, rank), np.float32)
-        one = rule[0] == heads
-        for b in range(batch):
-            for h in range(heads):
-                turn(state[0], before[b, h])
-                for t in range(tokens):
-                    if masked and not mask[b, t]:
-                        put(reads, (b, t, h), zero)
-                        continue
-                    row = projected[b, t]
-                    for part in range(3):
-                        begin = (part * heads + h) * rank
-                        values = row[begin : begin + rank]
-                        _direction(parts[part], values, rule[3] and part < 2)
-                    put(reads, (b, t, h), times(state, (0,), get(parts, (0,), zero)))
-                    if partly and not writes[b, t]:
-                        continue
-                    _gates(parts, row, bias, h if one else h * rank, one, rule)
-                    key = get(parts, (1,), zero)
-                    gone = get(parts, (4,), zero) * times(state, (0,), key)
-                    change = get(parts, (5,), zero) * get(parts, (2,), zero) - gone
-                    scale_and_add(state, (0,), state, (0,), get(parts, (3,), zero), change, key)
-                turn(after[b, h], state[0])
-
-    return step
+def _step(
+    projected_at: Any, before_at: Any, reads_at: Any, after_at: Any, scratch_at: Any,
+    batch: int, heads: int, rank: int, options: int, scale: float,
+) -> None:  # fmt: skip
+    width = heads * rank
+    count = width if options & _ONE_A_ROW else heads
+    columns = 3 * width + (count if options & _COUPLED else 2 * count)
+    projected = carray(projected_at, (batch, columns))
+    before = carray(before_at, (batch, heads, rank, rank))
+    reads = carray(reads_at, (batch, heads, rank))
+    after = carray(after_at, (batch, heads, rank, rank))
+    scratch = carray(scratch_at, (2, rank))
+    query, key = scratch[0], scratch[1]
+    for b in range(batch):
+        row = projected[b]
+        for h in range(heads):
+            first = h * rank
+            _direction(query, row[first : first + rank], options)
+            _direction(key, row[width + first : width + first + rank], options)
+            for i in range(rank):
+                place = 3 * width + (first + i if options & _ONE_A_ROW else h)
+                keep, erase, write = _gates(row, place, count, options)
+                answer = known = float32(0.0)
+                for j in range(rank):
+                    answer += before[b, h, i, j] * query[j]
+                    known += before[b, h, i, j] * key[j]
+                reads[b, h, i] = scale * answer
+                change = write * row[2 * width + first + i] - erase * known
+                for j in range(rank):
+                    after[b, h, i, j] = keep * before[b, h, i, j] + change * key[j]
