@@ -1,8 +1,8 @@
 """Where the corrections enter a decoder: projections found by name, no family's code copied.
 
 A family is supported if its decoder holds a list of layers, each with one attention module whose
-query and output projections have a known name. What is found is described by `Ports`; everything
-else in this room works on those.
+query and output projections have a known name or a layout in `layouts`. What is found is described
+by `Port`s; everything else in this room works on those.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deltamem_agents.adapter.layouts import LAYOUTS, heads_of
 from deltamem_agents.errors import ConfigError, UnsupportedModelError
 
 LAYER_LISTS = ("layers", "h", "blocks")
@@ -29,7 +30,7 @@ class Port:
     Args:
         module: path of the projection inside the attention module; its output is corrected.
         width: number of output features that are corrected.
-        rows: which output features, when the projection is packed; None for all of them.
+        rows: which output features, when others are not; None for all of them.
     """
 
     module: str
@@ -57,9 +58,15 @@ class Site:
     def weight(self, correction: str) -> Tensor:
         """The base weight [out, in] behind a port, in the orientation of `nn.Linear`."""
         port = self.ports[correction]
-        linear = self.module.get_submodule(port.module)
+        linear = base_of(self.module.get_submodule(port.module))
         stored: Any = linear.weight
         weight: Tensor = stored.detach()
+        if weight.dim() != 2 or not weight.is_floating_point():
+            raise UnsupportedModelError(
+                "initial values are taken from plain weights",
+                got=f"{type(linear).__name__} in {self.path}",
+                remedy='Choose DeltaMemConfig(init="zero") or "random".',
+            )
         weight = weight.t() if type(linear).__name__ == "Conv1D" else weight
         return weight if port.rows is None else weight[list(port.rows)]
 
@@ -70,13 +77,17 @@ def find_decoder(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModelError: there is none.
     """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            "the model is a decoder alone",
+            got=f"{type(model).__name__}, an encoder-decoder",
+            remedy="Use a causal language model.",
+        )
     getter: Callable[[], Any] | None = getattr(model, "get_decoder", None)
     decoder = getter() if callable(getter) else model
-    for candidate in (decoder, model):
+    candidates = [decoder, model, *model.modules()]
+    for candidate in candidates:
         if isinstance(candidate, nn.Module) and layer_list(candidate) is not None:
-            return candidate
-    for candidate in model.modules():
-        if layer_list(candidate) is not None:
             return candidate
     raise UnsupportedModelError(
         "the model has a decoder with a list of layers",
@@ -109,58 +120,100 @@ def find_sites(model: nn.Module, layers: tuple[int, ...] | None = None) -> list[
     modules = layer_list(decoder)
     assert modules is not None
     names = {id(module): name for name, module in model.named_modules()}
-    found: dict[int, Site] = {}
-    for index, layer in enumerate(modules):
-        attention = next(
-            (a for n in ATTENTIONS if isinstance(a := getattr(layer, n, None), nn.Module)), None
-        )
-        if attention is not None:
-            found[index] = _site(model, attention, index, names[id(attention)])
-    if not found:
+    attentions = {i: a for i, layer in enumerate(modules) if (a := _attention(layer)) is not None}
+    if not attentions:
         raise UnsupportedModelError(
             "the decoder's layers have attention modules of a known name",
             got=type(model).__name__,
             remedy=f"Known names: {', '.join(ATTENTIONS)}.",
         )
-    wanted = tuple(found) if layers is None else layers
-    if missing := [i for i in wanted if i not in found]:
+    wanted = tuple(attentions) if layers is None else layers
+    if missing := [i for i in wanted if i not in attentions]:
         raise ConfigError(
-            f"layers are indices of layers with attention, of {sorted(found)}", got=missing
+            f"layers are indices of layers with attention, of {sorted(attentions)}", got=missing
         )
-    return [found[i] for i in wanted]
+    return [_site(model, decoder, attentions[i], i, names[id(attentions[i])]) for i in wanted]
 
 
-def _site(model: nn.Module, attention: nn.Module, index: int, path: str) -> Site:
+def _attention(layer: nn.Module) -> nn.Module | None:
+    for name in ATTENTIONS:
+        attention = getattr(layer, name, None)
+        if isinstance(attention, nn.Module):
+            inner = getattr(attention, "attention", None)  # GPT-Neo wraps its attention once more
+            return inner if isinstance(inner, nn.Module) else attention
+    return None
+
+
+def _site(
+    model: nn.Module, decoder: nn.Module, attention: nn.Module, index: int, path: str
+) -> Site:
+    config: Any = decoder.config
+    who = f"{type(attention).__name__} of {type(model).__name__}"
     output = next((n for n in OUTPUTS if hasattr(attention, n)), None)
-    query = next((n for n in QUERIES if getattr(attention, n, None) is not None), None)
-    if output is None or query is None:
+    ports = _registered(attention, config, who) or _named(attention, config, who)
+    if output is None:
         raise UnsupportedModelError(
-            "the attention module has query and output projections of a known name",
-            got=f"{type(attention).__name__} of {type(model).__name__}",
-            remedy=f"Known: {', '.join(QUERIES)} and {', '.join(OUTPUTS)}.",
+            "the attention module has an output projection of a known name",
+            got=who,
+            remedy=f"Known: {', '.join(OUTPUTS)}.",
         )
-    ports = {"q": _whole(attention, query)}
-    for name in ("k", "v"):
-        if getattr(attention, f"{name}_proj", None) is not None:
-            ports[name] = _whole(attention, f"{name}_proj")
-    ports["o"] = _whole(attention, output)
+    ports["o"] = Port(output, out_features(attention.get_submodule(output)))
     return Site(index, path, attention, ports["o"].width, ports)
 
 
-def _whole(attention: nn.Module, name: str) -> Port:
-    linear = attention.get_submodule(name)
-    return Port(name, out_features(linear))
+def _registered(attention: nn.Module, config: Any, who: str) -> dict[str, Port]:
+    layout = LAYOUTS.get(str(getattr(config, "model_type", "")))
+    if layout is None:
+        return {}
+    ports = {}
+    for name, (module, rows) in layout(attention, heads_of(attention, config)).items():
+        if max(rows) >= out_features(attention.get_submodule(module)):
+            raise UnsupportedModelError(f"{module} is laid out as in its family", got=who)
+        ports[name] = Port(module, len(rows), rows)
+    return {**ports, **{n: p for n, p in _keys_and_values(attention).items() if n not in ports}}
+
+
+def _named(attention: nn.Module, config: Any, who: str) -> dict[str, Port]:
+    query = next((n for n in QUERIES if getattr(attention, n, None) is not None), None)
+    if query is None:
+        raise UnsupportedModelError(
+            "the attention module has a query projection of a known name or layout",
+            got=who,
+            remedy=f"Known names: {', '.join(QUERIES)}; layouts: {', '.join(LAYOUTS)}.",
+        )
+    width = out_features(attention.get_submodule(query))
+    heads = heads_of(attention, config)
+    if query == "q_proj" and width == 2 * heads.query * heads.size:
+        raise UnsupportedModelError(
+            "the query projection holds queries alone, or has a layout",
+            got=f"{who}, with {width} features for {heads.query} heads of {heads.size}",
+        )
+    return {"q": Port(query, width), **_keys_and_values(attention)}
+
+
+def _keys_and_values(attention: nn.Module) -> dict[str, Port]:
+    ports = {}
+    for name in ("k", "v"):
+        projection = getattr(attention, f"{name}_proj", None)
+        if isinstance(projection, nn.Module):
+            ports[name] = Port(f"{name}_proj", out_features(projection))
+    return ports
+
+
+def base_of(linear: nn.Module) -> nn.Module:
+    """A projection without the wrappers of other PEFT methods."""
+    while isinstance(inner := getattr(linear, "base_layer", None), nn.Module):
+        linear = inner
+    return linear
 
 
 def out_features(linear: nn.Module) -> int:
     """Number of output features of a projection (`nn.Linear`, `Conv1D`, a wrapped one)."""
+    linear = base_of(linear)
     for attribute in ("out_features", "nf"):
         value = getattr(linear, attribute, None)
         if isinstance(value, int):
             return value
-    base = getattr(linear, "base_layer", None)
-    if isinstance(base, nn.Module):
-        return out_features(base)
     weight = getattr(linear, "weight", None)
     if isinstance(weight, torch.Tensor):
         return int(weight.shape[0])

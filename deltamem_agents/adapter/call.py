@@ -49,7 +49,8 @@ class CallContext:
     States from before the call are pinned in `initial`, so that a layer that is run again
     (gradient checkpointing) reads what it read before; `sealed` keeps such a second run from
     touching the cache. `single` is a call of one token on a CPU, written by itself with nothing to
-    mask or record, for which there is a short way.
+    mask or record, for which there is a short way. `checkpointed` says that layers will be run
+    again.
     """
 
     store: MemoryStore
@@ -62,6 +63,7 @@ class CallContext:
     closes: bool
     record: bool
     single: bool = False
+    checkpointed: bool = False
     initial: dict[int, Tensor] = field(default_factory=dict)
     sealed: bool = False
 

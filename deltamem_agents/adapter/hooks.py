@@ -92,6 +92,7 @@ class DecoderEntry:
         )
         if given.record:
             store.records = []
+        context.checkpointed = module.training and getattr(module, "gradient_checkpointing", False)
         FLIGHT.call = context
         if self.passes_keywords:
             kwargs["delta_mem"] = context

@@ -90,6 +90,12 @@ class AttentionEntry:
         context = kwargs.pop("delta_mem", None)
         if context is None:
             context = FLIGHT.call
+            if context is not None and context.checkpointed:
+                raise UnsupportedModelError(
+                    "with gradient checkpointing a decoder hands its keywords to its layers",
+                    got=type(module).__name__,
+                    remedy="Call model.gradient_checkpointing_disable().",
+                )
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         layer: Any = module._modules[CHILD]
         layer.begin(context, hidden)
