@@ -1,0 +1,81 @@
+"""The made-up world keeps its test side out of training and repeats itself from a seed."""
+
+from __future__ import annotations
+
+import itertools
+
+from deltamem_agents.training.world import World, held_out, lexicon, sentence, subjects
+
+
+def tell(world: World, conversations: int) -> list[tuple[str, str, str]]:
+    triples = []
+    for _ in range(conversations):
+        _, truth = world.history(3, 1)
+        triples += [(s.entity, s.attribute, v) for s, v in truth.items()]
+    return triples
+
+
+def test_training_never_sees_a_held_out_triple() -> None:
+    world = World(5)
+    by_name = {(s.entity, s.attribute): s for s in subjects()}
+    told = tell(world, 300)
+    assert len(told) == 900
+    assert not any(held_out(by_name[entity, name], value) for entity, name, value in told)
+
+
+def test_the_test_side_draws_held_out_triples() -> None:
+    by_name = {(s.entity, s.attribute): s for s in subjects()}
+    told = tell(World(5, "test"), 300)
+    kept_out = [held_out(by_name[e, a], v) for e, a, v in told]
+    # Lists as short as the days of a week hold no held-out value for some subjects.
+    assert sum(kept_out) / len(kept_out) > 0.9
+
+
+def test_held_out_phrasings_are_never_drawn_in_training() -> None:
+    words = lexicon()
+    asked = set()
+    world = World(3)
+    for _ in range(200):
+        _, truth = world.history(2, 0)
+        asked |= {t.user.lower() for t in itertools.islice(world.questions(truth, 0.0), 2)}
+    openings = [p.split("{s}")[0].strip() for p in words["questions_held_out"]]
+    openings = [o for o in openings if o]
+    assert openings
+    assert len(asked) > 300
+    assert not any(f"{o} " in text for o in openings for text in asked)
+
+
+def test_a_seed_repeats_and_another_does_not() -> None:
+    first, again, other = (World(seed).history(4, 4)[0] for seed in (9, 9, 10))
+    assert first == again
+    assert first != other
+
+
+def test_what_holds_at_the_end_is_the_last_value_told() -> None:
+    world = World(1)
+    changed = 0
+    for _ in range(50):
+        turns, truth = world.history(3, 2, updates=1.0)
+        for subject, value in truth.items():
+            said = [t.assistant for t in turns if f"{sentence(subject, None)[:-24]}" in t.assistant]
+            assert sentence(subject, value) in said[-1]
+            changed += len(said) > 1
+    assert changed == 150
+
+
+def test_questions_about_what_was_not_told_are_about_other_subjects() -> None:
+    world = World(2)
+    _, truth = world.history(4, 0)
+    asked = list(itertools.islice(world.questions(truth, 0.5), 60))
+    unknown = [t for t in asked if t.kind == "unknown"]
+    assert 10 < len(unknown) < 50
+    assert all(t.subject not in truth for t in unknown)
+    assert all(lexicon()["unknown"] in t.assistant for t in unknown)
+
+
+def test_invented_values_are_not_words_of_the_lexicon() -> None:
+    world = World(4, values="invented")
+    known = {w for ws in lexicon()["values"].values() for w in ws}
+    _, truth = world.history(12, 0)
+    assert len(truth) == 12
+    assert not set(truth.values()) & known
