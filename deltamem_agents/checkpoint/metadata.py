@@ -79,6 +79,8 @@ def canonical(value: object) -> str:
     try:
         if isinstance(value, str):
             return _encode_text(value)
+        if value == {}:
+            return "{}"
         return _encode(_normal(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise SerializationError("a metadata filter is JSON", got=value) from error
@@ -110,9 +112,18 @@ def _key_text(name: str) -> str:
 
 def term(name: str, value: object, key: bytes) -> bytes:
     """8 bytes that stand for "`name` equals `value`"."""
-    # Most values are short text or a number, whose canonical form needs no encoder.
-    kind = type(value)
-    shown = str(value) if kind is int else canonical(value)
+    if isinstance(value, str | int):
+        return _scalar_term(name, value, key)
+    return _hash_term(name, canonical(value), key)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _scalar_term(name: str, value: str | int, key: bytes) -> bytes:
+    # Source, run and the config's values are the same in one checkpoint after another.
+    return _hash_term(name, canonical(value), key)
+
+
+def _hash_term(name: str, shown: str, key: bytes) -> bytes:
     content = (_key_text(name) + shown).encode()
     return hashlib.blake2b(content, digest_size=TERM_BYTES, key=key).digest()
 
