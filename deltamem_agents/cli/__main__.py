@@ -1,0 +1,5 @@
+"""`python -m deltamem_agents.cli` is `deltamem`."""
+
+from deltamem_agents.cli import main
+
+main()

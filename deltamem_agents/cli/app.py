@@ -1,0 +1,49 @@
+"""The commands of `deltamem`, and how errors leave it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+
+import typer
+from rich.markup import escape
+
+from deltamem_agents.cli.console import console
+from deltamem_agents.cli.demo import demo
+from deltamem_agents.errors import DeltaMemError
+
+app = typer.Typer(
+    name="deltamem",
+    help="Working memory for LangGraph agents that lives inside the model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+
+
+@app.callback()
+def _deltamem() -> None:
+    """Working memory for LangGraph agents that lives inside the model."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 1 where a command's own check failed, 2 for an error of ours or of the
+        command line, 130 where the user interrupted it.
+    """
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        app(list(arguments), prog_name="deltamem", standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except DeltaMemError as error:
+        console(error=True).print(f"[red]{type(error).__name__}:[/red] {escape(str(error))}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,81 @@
+"""Where the command line prints, and how it names what it opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deltamem_agents.errors import DatabaseNotFoundError
+
+if TYPE_CHECKING:
+    from deltamem_agents.chat.model import ChatDeltaMem
+    from deltamem_agents.checkpoint import SQLAlchemySaver
+
+PLAIN_WIDTH = 100
+
+
+def console(*, error: bool = False) -> Console:
+    """A console; 100 columns where the output is no terminal."""
+    made = Console(stderr=error, highlight=False)
+    if not made.is_terminal:
+        made = Console(stderr=error, highlight=False, width=PLAIN_WIDTH)
+    return made
+
+
+def progress(out: Console) -> Progress:
+    """A progress bar for work that may take longer than two seconds."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=out,
+        transient=True,
+        disable=not out.is_terminal,
+    )
+
+
+def open_model(**options: Any) -> ChatDeltaMem:
+    """Load a chat model without the loading bars of other libraries."""
+    from transformers.utils import logging
+
+    from deltamem_agents.chat.model import ChatDeltaMem
+
+    logging.disable_progress_bar()
+    return ChatDeltaMem(**options)
+
+
+def open_saver(database: str, tenant: str = "default", *, make: bool = False) -> SQLAlchemySaver:
+    """Open a database; a SQLite file that is not there is made only if asked for.
+
+    Args:
+        database: a SQLAlchemy URL, or the path of a SQLite file.
+        tenant: whose data is meant.
+        make: create a SQLite file that is not there.
+
+    Raises:
+        DatabaseNotFoundError: there is no such file, and `make` is False.
+    """
+    from deltamem_agents.checkpoint import SQLAlchemySaver
+
+    path = sqlite_path(database)
+    if path is not None and not make and not path.is_file():
+        raise DatabaseNotFoundError(
+            "a database is there before it is read",
+            got=str(path),
+            remedy="Check the path, or make a new one with `deltamem db init`.",
+        )
+    return SQLAlchemySaver(database, tenant=tenant)
+
+
+def sqlite_path(database: str) -> Path | None:
+    """The file of a SQLite database; None for another kind of database, or one in memory."""
+    if "://" in database:
+        scheme, _, rest = database.partition("://")
+        if not scheme.startswith("sqlite"):
+            return None
+        database = rest.removeprefix("/").partition("?")[0]
+    return Path(database) if database and database != ":memory:" else None

@@ -1,0 +1,90 @@
+"""What the demo prints at its end, and whether its promise holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from deltamem_agents.evaluation.metrics import Share, says
+
+if TYPE_CHECKING:
+    from deltamem_agents.cli.demo_ask import Asked, Branch, Forgot
+
+RECALL, MARGIN = 0.8, 0.5
+
+
+def answers(out: Console, rows: Sequence[Asked]) -> None:
+    """One row a fact."""
+    title = "Asked in process 2, each on a fork of its own"
+    table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0), show_lines=True)
+    for name in ("question", "truth", "with memory", "memory reset", "with router"):
+        table.add_column(name, ratio=2 if name == "truth" else 5)
+    table.add_column("tokens\nvisible", justify="right", width=7)
+    table.add_column("memory\nbytes", justify="right", width=6)
+    for row in rows:
+        source = f"\n({row.citation or 'from the weights'})"
+        table.add_row(
+            row.fact.question,
+            row.fact.value,
+            _judged(row.remembered, row.fact.value),
+            _judged(row.control, row.fact.value),
+            _judged(row.routed, row.fact.value) + f"[dim]{source}[/dim]",
+            str(row.visible),
+            str(row.size),
+        )
+    out.print(table)
+    nearest = min(row.distance for row in rows)
+    out.print(f"Every fact was told at least {nearest} tokens before the first visible message.")
+
+
+def branches(out: Console, question: str, told: Sequence[Branch]) -> None:
+    """One row a branch."""
+    table = Table(box=box.SIMPLE_HEAD, title="The thread forks: each branch has its own memory")
+    for name in ("told in the branch", "still visible", "question", "answer"):
+        table.add_column(name)
+    for branch in told:
+        seen = "no" if branch.gone else "yes"
+        table.add_row(branch.value, seen, question, _judged(branch.answer, branch.value))
+    out.print(table)
+    change = told[1].memory.diff(told[0].memory)
+    out.print(f"The two memories are {change.norm:.2f} apart (norm {told[0].memory.norm:.2f}).")
+
+
+def forgotten(out: Console, forgot: Forgot, others: int) -> None:
+    """What is left of a forgotten fact."""
+    table = Table(box=box.SIMPLE_HEAD, title=f'Forgotten: "{forgot.fact.value}"')
+    for name in ("question", "with memory", "with router", "in the database's bytes"):
+        table.add_column(name)
+    table.add_row(forgot.fact.question, forgot.answer, forgot.routed, f"{forgot.bytes_left} times")
+    out.print(table)
+    out.print(
+        f"The memory was rebuilt without it in {forgot.checkpoints} checkpoints; "
+        f"{forgot.others} of the {others} other facts are still answered."
+    )
+
+
+def verdict(out: Console, rows: Sequence[Asked], told: Sequence[Branch], forgot: Forgot) -> int:
+    """Say whether the promise holds: 0 if so, else 1."""
+    recall = Share.of([says(row.remembered, row.fact.value) for row in rows])
+    control = Share.of([says(row.control, row.fact.value) for row in rows])
+    routed = Share.of([says(row.routed, row.fact.value) for row in rows])
+    apart = all(says(branch.answer, branch.value) and branch.gone for branch in told)
+    gone = not says(forgot.answer + forgot.routed, forgot.fact.value) and not forgot.bytes_left
+    holds = recall.value >= RECALL and recall.value - control.value >= MARGIN
+    out.print(
+        f"\nRecall with memory {recall.right}/{recall.total}, memory reset {control.right}/"
+        f"{control.total}, with router {routed.right}/{routed.total}; branches "
+        f"{'differ as told' if apart else 'NOT as told'}; forgotten fact "
+        f"{'gone' if gone else 'NOT gone'}."
+    )
+    good = holds and apart and gone
+    out.print("[green]The promise holds.[/green]" if good else "[red]The promise is broken.[/red]")
+    return 0 if good else 1
+
+
+def _judged(answer: str, value: str) -> str:
+    return f"[green]{answer}[/green]" if says(answer, value) else f"[red]{answer}[/red]"

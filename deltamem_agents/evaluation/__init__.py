@@ -1,0 +1,1 @@
+"""What a memory is worth, in numbers."""
