@@ -396,12 +396,15 @@ class Database:
             self._executor.shutdown(wait=True)
             self._executor = None
 
-    async def aclose(self) -> None:
-        """Dispose all of our own engines."""
-        loop = asyncio.get_running_loop()
-        engine = self._loops.pop(loop, None)
+    async def aclose_loop(self) -> None:
+        """Dispose our own engine of the running event loop."""
+        engine = self._loops.pop(asyncio.get_running_loop(), None)
         if engine is not None:
             await engine.dispose()
+
+    async def aclose(self) -> None:
+        """Dispose all of our own engines."""
+        await self.aclose_loop()
         await asyncio.to_thread(self.close)
 
 

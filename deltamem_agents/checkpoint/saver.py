@@ -126,6 +126,13 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         """The same, the async connections included."""
         await self._database.aclose()
 
+    async def aclose_loop(self) -> None:
+        """Give back the connections of the running event loop only; the saver stays open.
+
+        A saver that outlives several `asyncio.run` calls calls this at the end of each.
+        """
+        await self._database.aclose_loop()
+
     def __enter__(self) -> SQLAlchemySaver:
         self.setup()
         return self
