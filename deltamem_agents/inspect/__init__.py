@@ -1,0 +1,1 @@
+"""Pictures of memories, and the page that shows a database."""
