@@ -14,7 +14,7 @@ from langchain.agents.middleware.types import (
     omit_payload,
 )
 from langchain.agents.structured_output import OutputToolBinding, ToolStrategy
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_config
 from langgraph.types import Command
@@ -123,7 +123,10 @@ def _answer_tools(response_format: object) -> list[Any]:
 
 def _answer(outcome: Outcome) -> ExtendedModelResponse[Any]:
     command: Command[Any] | None = Command(update=outcome.update) if outcome.update else None
-    return ExtendedModelResponse(outcome.response, command)
+    response = outcome.response
+    if isinstance(response, AIMessage):  # the store's own answer
+        response = ModelResponse(result=[response])
+    return ExtendedModelResponse(response, command)
 
 
 def _only_async() -> Response:

@@ -69,7 +69,7 @@ class Reader:
         pieces = turns(messages)
         result = memory if memory is not None else engine.empty_state()
         with Bar(len(pieces)) as bar:
-            for last in range(_TURNS_AT_ONCE, len(pieces) + _TURNS_AT_ONCE, _TURNS_AT_ONCE):
+            for last in range(_TURNS_AT_ONCE, max(len(pieces), 1) + _TURNS_AT_ONCE, _TURNS_AT_ONCE):
                 part = [message for piece in pieces[:last] for message in piece]
                 if last < len(pieces) and not self._news(result, part):
                     continue

@@ -39,19 +39,22 @@ def consult(
         The decision, None where the thread has no id or the user has asked nothing; and the
         state's new head of the branch.
     """
-    question = next((m for m in reversed(messages) if isinstance(m, HumanMessage)), None)
-    if question is None or not config.get("configurable", {}).get("thread_id"):
+    asked = [place for place, message in enumerate(messages) if isinstance(message, HumanMessage)]
+    if not asked or not config.get("configurable", {}).get("thread_id"):
         return None, {}
-    text = str(question.text)
+    text = str(messages[asked[-1]].text)
 
     def record_and_probe() -> tuple[Decision, dict[str, Any]]:
         try:
-            scope, update = hear(router, messages, state, config)
+            # What the question itself says is no answer to it: it is recorded after the probe.
+            scope, update = hear(router, messages[: asked[-1]], state, config)
+            decision = router.probe(text, scope)
+            _, later = hear(router, messages[asked[-1] :], {**state, **update}, config)
         except Exception as error:  # as in probe: the store must not stop the conversation
             logger.warning("router: nothing was recorded: %r", error)
             reason = "the store failed"
             return Decision("neural", text, reason=reason, confidence=0.0, error=repr(error)), {}
-        return router.probe(text, scope), update
+        return decision, {**update, **later}
 
     result: tuple[Decision, dict[str, Any]] = yield Effect(record_and_probe)
     return result

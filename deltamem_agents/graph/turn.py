@@ -15,7 +15,7 @@ from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
 
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.errors import ConfigError, DivergenceError
+from deltamem_agents.errors import ConfigError, ContextWindowError, DivergenceError
 from deltamem_agents.graph.binding import bind_memory, find_model
 from deltamem_agents.graph.history import nearest_agreeing
 from deltamem_agents.graph.place import place_of_call
@@ -151,24 +151,31 @@ class _Way:
     def go(self, before: MemoryState | None) -> Steps[tuple[Any, MemoryState | None]]:
         """Answer from a memory; gives the response and the memory after it."""
         messages = list(self.call.messages)
-        if self.router is not None and not self.call.structured:
+        if self.router is not None and messages and not self.call.structured:
             found = verbatim(self.router, self.decision, messages)
             if found is not None:
                 return found, (yield from self.reader.read(before, [*messages, found]))
-        shown = None
-        if self.router is not None:
-            shown = with_data(self.router, self.decision, messages)
+        shown = with_data(self.router, self.decision, messages) if self.router else None
+        if shown is not None:
+            try:
+                response, _ = yield from self._ask(before, shown)
+            except ContextWindowError:
+                shown = None  # no room for the facts beside the question: the memory answers
+        if shown is None:
+            return (yield from self._ask(before, messages))
+        # What was retrieved was for this call; the memory reads what the thread holds.
+        reply = replies_of(response)[:1]
+        return response, (yield from self.reader.read(before, [*messages, *reply]))
+
+    def _ask(
+        self, before: MemoryState | None, messages: list[AnyMessage]
+    ) -> Steps[tuple[Any, MemoryState | None]]:
         slot = MemorySlot(before)
         model = bind_memory(self.call.model, slot)
-        response = yield self.call.attempt(model, shown or messages)
-        replies = replies_of(response)
+        response = yield self.call.attempt(model, messages)
         if self.router is not None:
-            cite(self.router, self.decision, replies)
-        after = slot.after
-        if shown is not None and after is not None:
-            # What was retrieved was for this call; the memory reads what the thread holds.
-            after = yield from self.reader.read(before, [*messages, *replies[:1]])
-        return response, after
+            cite(self.router, self.decision, replies_of(response))
+        return response, slot.after
 
 
 def replies_of(response: Any) -> list[Any]:

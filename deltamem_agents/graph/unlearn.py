@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.checkpoint.base import CheckpointTuple
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
@@ -162,8 +162,11 @@ def _choose(past: Past, chosen: Collection[str] | Predicate) -> None:
 
 
 def _values(messages: Iterable[AnyMessage]) -> list[str]:
+    """Typed values that the user or a tool told; what the model made up tells nothing."""
     found = []
     for message in messages:
+        if isinstance(message, AIMessage):
+            continue
         text = said_by(message)
         found += [text[value.start : value.end] for value in typed_values(text)]
     return found

@@ -101,7 +101,7 @@ def heard() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return save_tiny(tmp_path_factory.mktemp("tiny"), window=512, layers=2, hidden=32)
+    return save_tiny(tmp_path_factory.mktemp("tiny"), window=1024, layers=2, hidden=32)
 
 
 @pytest.fixture(scope="session")

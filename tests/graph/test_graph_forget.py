@@ -1,0 +1,212 @@
+"""Forgetting is exact: state, past, exact store, and the bytes of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+
+from deltamem_agents.chat.messages import to_dict
+from deltamem_agents.checkpoint import SQLAlchemySaver
+from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import ConfigError, ThreadHistoryError
+from deltamem_agents.graph.middleware import DeltaMemMiddleware
+from deltamem_agents.graph.operators import ThreadMemory
+from deltamem_agents.router import FactStore, HybridRouter
+
+WHERE: Any = {"configurable": {"thread_id": "t"}}
+SECRET = "XK-4471-Q"
+
+
+def agent(model: Any, saver: Any, tools: Any = (), **options: Any) -> Any:
+    return create_agent(
+        model, tools=list(tools), middleware=[DeltaMemMiddleware(**options)], checkpointer=saver
+    )
+
+
+def say(graph: Any, text: str, where: Any = WHERE) -> list[Any]:
+    return graph.invoke({"messages": [("user", text)]}, where)["messages"]
+
+
+def close(one: MemoryState | None, other: MemoryState | None) -> None:
+    assert one is not None
+    assert other is not None
+    assert one.ledger == other.ledger
+    np.testing.assert_allclose(one.state, other.state, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(one.boundary_state, other.boundary_state, atol=1e-5, rtol=0)
+
+
+def replayed(model: Any, messages: Any) -> MemoryState:
+    return model.engine.read(None, [to_dict(message) for message in messages])
+
+
+def told(graph: Any, turns: int = 8, secret: int = 2) -> str:
+    for turn in range(turns):
+        say(graph, f"my badge is {SECRET}" if turn == secret else f"fact {turn}: {turn * 7}")
+    found = [m for m in graph.get_state(WHERE).values["messages"] if SECRET in m.text]
+    return found[0].id
+
+
+@pytest.mark.parametrize("secret", [0, 2, 7], ids=["first", "evicted", "visible"])
+def test_the_state_is_that_of_a_thread_that_never_heard(
+    tiny: Any, file_saver: Any, secret: int
+) -> None:
+    model = tiny()
+    graph = agent(model, file_saver)
+    badge = told(graph, secret=secret)
+    report = ThreadMemory(graph, WHERE).forget(badge)
+    assert len(report.message_ids) == 2, "the whole turn goes"
+    assert report.purged
+    now = graph.get_state(WHERE).values
+    assert len(now["messages"]) == 14
+    close(now["delta_memory"], replayed(model, now["messages"]))
+    assert report.memory == now["delta_memory"]
+    say(graph, "and on")
+    now = graph.get_state(WHERE).values
+    close(now["delta_memory"], replayed(model, now["messages"]))
+
+
+def test_every_checkpoint_of_the_past_is_rewritten(tiny: Any, file_saver: Any) -> None:
+    model = tiny()
+    graph = agent(model, file_saver)
+    badge = told(graph)
+    before = [one.config["configurable"]["checkpoint_id"] for one in _history(graph)]
+    ThreadMemory(graph, WHERE).forget([badge])
+    after = _history(graph)
+    assert [one.config["configurable"]["checkpoint_id"] for one in after] == before
+    checked = 0
+    for one in after:
+        said = one.values.get("messages", [])
+        assert not [message for message in said if SECRET in message.text]
+        memory = one.values.get("delta_memory")
+        if memory is not None:
+            replies = [m for m in said if isinstance(m, AIMessage)]
+            heard = said[: said.index(replies[-1]) + 1]
+            close(memory, replayed(model, heard))
+            checked += 1
+    assert checked == 1 + 7 * 3, "all but the three before the first reply"
+
+
+def _history(graph: Any) -> list[Any]:
+    return list(graph.get_state_history(WHERE))
+
+
+def test_the_bytes_leave_the_file(tiny: Any, tmp_path: Path) -> None:
+    model = tiny()
+    path = tmp_path / "agent.db"
+    with SQLAlchemySaver(f"sqlite:///{path}") as saver:
+        store = FactStore(saver)
+        graph = agent(model, saver, router=HybridRouter(store))
+        badge = told(graph)
+        held = sum(SECRET.encode() in part.read_bytes() for part in tmp_path.iterdir())
+        assert held >= 1
+        report = ThreadMemory(graph, WHERE).forget(badge)
+        assert len(report.facts) == 1
+        for part in tmp_path.iterdir():
+            assert SECRET.encode() not in part.read_bytes(), part.name
+    for part in tmp_path.iterdir():
+        assert SECRET.encode() not in part.read_bytes(), part.name
+
+
+def test_forks_forget_too(tiny: Any, file_saver: Any) -> None:
+    model = tiny()
+    graph = agent(model, file_saver)
+    badge = told(graph, turns=4, secret=1)
+    trunk = graph.get_state(WHERE).config
+    third = next(one for one in _history(graph) if len(one.values.get("messages", ())) == 4)
+    say(graph, "a branch of its own", third.config)
+    branch = graph.get_state(WHERE).config
+    ThreadMemory(graph, WHERE).forget(badge)
+    for tip, length in ((trunk, 6), (branch, 4)):
+        now = graph.get_state(tip).values
+        assert len(now["messages"]) == length
+        close(now["delta_memory"], replayed(model, now["messages"]))
+
+
+@tool
+def look(place: str) -> str:
+    """Look somewhere."""
+    return f"{SECRET} lies at {place}"
+
+
+def test_repeats_are_reported_and_forgotten_when_asked(tiny: Any, file_saver: Any) -> None:
+    model = tiny()
+    graph = agent(model, file_saver)
+    badge = told(graph, turns=4)
+    later = say(graph, f"as I said, {SECRET.lower()} it is")[-2].id
+    say(graph, f"not {SECRET}7 though")
+    memory = ThreadMemory(graph, WHERE)
+    report = memory.forget(badge)
+    assert [(repeat.message_id, repeat.value) for repeat in report.repeats] == [(later, SECRET)]
+    again = memory.forget(lambda message: message.id == later, repeats="forget")
+    assert later in again.message_ids
+    assert not again.repeats
+    texts = [message.text for message in graph.get_state(WHERE).values["messages"]]
+    assert not [text for text in texts if "it is" in text]
+    assert [text for text in texts if f"{SECRET}7" in text]
+
+
+def test_all_forgotten_leaves_an_empty_memory(tiny: Any, file_saver: Any) -> None:
+    model = tiny()
+    graph = agent(model, file_saver)
+    told(graph, turns=2, secret=0)
+    report = ThreadMemory(graph, WHERE).forget(lambda message: True)
+    assert report.memory is None
+    assert len(report.message_ids) == 4
+    say(graph, "a new beginning")
+    now = graph.get_state(WHERE).values
+    close(now["delta_memory"], replayed(model, now["messages"]))
+
+
+async def test_async_and_other_savers(tiny: Any) -> None:
+    model = tiny()
+    graph = agent(model, InMemorySaver())
+    badge = told(graph)
+    report = await ThreadMemory(graph, WHERE).aforget(badge)
+    assert not report.purged
+    now = graph.get_state(WHERE).values
+    close(now["delta_memory"], replayed(model, now["messages"]))
+    say(graph, "and on")
+
+
+def test_what_was_removed_from_the_state_is_replayed_from_the_past(
+    tiny: Any, file_saver: Any
+) -> None:
+    from langchain_core.messages import RemoveMessage
+
+    model = tiny()
+    graph = agent(model, file_saver)
+    badge = told(graph)
+    everything = graph.get_state(WHERE).values["messages"]
+    oldest = [RemoveMessage(message.id) for message in everything[:8]]
+    graph.update_state(WHERE, {"messages": oldest})
+    say(graph, "the last word")
+    now = graph.get_state(WHERE).values
+    assert len(now["messages"]) == 10
+    ThreadMemory(graph, WHERE).forget(badge)
+    heard = [m for m in everything if m.id not in {badge}]
+    heard = [m for m in heard if m is not everything[5]] + now["messages"][-2:]
+    close(graph.get_state(WHERE).values["delta_memory"], replayed(model, heard))
+
+
+def test_bad_calls_say_what_to_do(tiny: Any, file_saver: Any) -> None:
+    graph = agent(tiny(), file_saver)
+    say(graph, "hello")
+    memory = ThreadMemory(graph, WHERE)
+    before = graph.get_state(WHERE)
+    with pytest.raises(ThreadHistoryError, match="is a message of the thread"):
+        memory.forget(["no such id"])
+    with pytest.raises(ConfigError, match="repeats is"):
+        memory.forget(lambda message: True, repeats="maybe")  # type: ignore[arg-type]
+    with pytest.raises(ThreadHistoryError, match="names its thread"):
+        ThreadMemory(graph, {"configurable": {}})
+    with pytest.raises(ThreadHistoryError, match="checkpointer"):
+        ThreadMemory(agent(tiny(), None), WHERE)
+    assert memory.forget(lambda message: False).message_ids == ()
+    assert graph.get_state(WHERE) == before
