@@ -53,16 +53,24 @@ def delta_scan(
         StateError: a shape, dtype or device is not as above.
     """
     _check(q, (k, v, keep, erase, write), state, mask)
-    return _behind_the_door(q.device.type)(q, k, v, keep, erase, write, state, mask)
+    if torch.compiler.is_compiling():  # plain torch is what a compiler can see into
+        return scan_chunked(q, k, v, keep, erase, write, state, mask)
+    scan = _behind_the_door(q.device.type, q.shape[-1])
+    return scan(q, k, v, keep, erase, write, state, mask)
 
 
 @cache
-def _behind_the_door(device: str) -> _Scan:
+def _behind_the_door(device: str, rank: int) -> _Scan:
     """The one place where a kernel is chosen."""
     if device == "cpu" and find_spec("numba") is not None:
         from deltamem_agents.core.scan_cpu import scan_cpu
 
         return scan_cpu
+    if device == "cuda" and find_spec("triton") is not None:
+        from deltamem_agents.core.scan_triton import LARGEST_RANK, scan_triton
+
+        if rank <= LARGEST_RANK:
+            return scan_triton
     return scan_chunked
 
 

@@ -285,6 +285,13 @@ def test_a_mask_is_bool_and_fits(mask: Tensor) -> None:
         delta_scan(*inputs(2, 6, 2), mask)
 
 
+def test_a_compiler_sees_one_graph() -> None:
+    values = inputs(2, 40)
+    compiled = torch.compile(delta_scan, fullgraph=True, backend="eager")
+    want = delta_scan(*values, random_mask(2, 40))
+    torch.testing.assert_close(compiled(*values, random_mask(2, 40)), want, rtol=0, atol=1e-5)
+
+
 def test_without_numba_the_door_opens_to_plain_torch() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
