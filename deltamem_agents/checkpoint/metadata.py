@@ -83,7 +83,7 @@ def canonical(value: object) -> str:
             return "{}"
         return _encode(_normal(value))
     except (TypeError, ValueError, RecursionError) as error:
-        raise SerializationError("a metadata filter is JSON", got=value) from error
+        raise SerializationError("metadata, and a filter of it, is JSON", got=value) from error
 
 
 def _normal(value: object) -> object:

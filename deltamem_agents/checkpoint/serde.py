@@ -104,11 +104,7 @@ class Coder:
         if type(value) is MemoryState:
             return MEMORY_KIND, codec.encode(value)
         try:
-            kind, data = self.serde.dumps_typed(value)
-            if kind == "msgpack" and b"?" in data:
-                shielded = surrogates.shield(value)
-                if shielded is not value:
-                    return "msgpack~", self.serde.dumps_typed(shielded)[1]
+            kind, data = self._pack(value)
         except DeltaMemError:
             raise
         except Exception as error:
@@ -119,6 +115,21 @@ class Coder:
             ) from error
         if kind not in _KINDS:
             raise SerializationError("the serializer writes a known kind", got=kind)
+        return kind, data
+
+    def _pack(self, value: object) -> tuple[str, bytes]:
+        try:
+            kind, data = self.serde.dumps_typed(value)
+        except Exception:
+            # The names of a mapping are not replaced by "?", they fail.
+            shielded = surrogates.shield(value)
+            if shielded is value:
+                raise
+            return "msgpack~", self.serde.dumps_typed(shielded)[1]
+        if kind == "msgpack" and b"?" in data:
+            shielded = surrogates.shield(value)
+            if shielded is not value:
+                return "msgpack~", self.serde.dumps_typed(shielded)[1]
         return kind, data
 
     def digest(self, kind: str, data: bytes) -> bytes:
