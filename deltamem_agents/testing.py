@@ -6,7 +6,7 @@ formats are exercised in full; it knows nothing, so that answers are noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +178,13 @@ def scripted(engine: Any, script: Script) -> Any:
 
     from deltamem_agents.runtime.session import Feed
 
-    tokenizer, run = engine.tokenizer, engine.runner.run
+    tokenizer, run = engine.tokenizer, engine.runner.forward
     opening = len(engine.template.generation_prompt([{"role": "user", "content": "."}]))
 
-    def replaced(feed: Feed) -> Tensor:
-        logits: Tensor = run(feed)
+    def replaced(feeds: Sequence[Feed]) -> list[Tensor]:
+        return [spell(feed, logits) for feed, logits in zip(feeds, run(feeds), strict=True)]
+
+    def spell(feed: Feed, logits: Tensor) -> Tensor:
         session = feed.session
         if not session.marks or not session.marks[-1].open:
             return logits
@@ -194,5 +196,5 @@ def scripted(engine: Any, script: Script) -> Any:
         logits[wanted[min(len(current.ids) - opening, len(wanted) - 1)]] = 100.0
         return logits
 
-    engine.runner.run = replaced
+    engine.runner.forward = replaced
     return engine

@@ -12,7 +12,8 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
@@ -252,6 +253,20 @@ class ChatDeltaMem(BaseChatModel):
                     if run_manager:
                         await run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
                     yield chunk
+
+    def batch(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answer many inputs side by side, on one forward call a token for all of them."""
+        configs = get_config_list(config, len(inputs))
+        for each in configs:
+            each.setdefault("max_concurrency", len(inputs))
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     def _call(self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> Call:
         slot = self._slot

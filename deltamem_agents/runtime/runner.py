@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deltamem_agents.adapter import MemoryCall
+from deltamem_agents.runtime.batch import DecodeBatch
 from deltamem_agents.runtime.session import Feed
 
 
@@ -23,10 +25,36 @@ class Runner:
         self.model = model
         self.by_segment = by_segment
         self.device = model.get_input_embeddings().weight.device
+        self.batch = DecodeBatch(model, self.device)
+
+    def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
+        """Read tokens of one session, or one token of each of many.
+
+        Args:
+            feeds: one feed; or several for which `joins` holds.
+
+        Returns:
+            For each feed, the logits [V] after its last token.
+        """
+        if len(feeds) == 1 and not self.joins(feeds[0]):
+            feeds[0].session.leave_batch()
+            return [self._run(feeds[0])]
+        wanted = {feed.session for feed in feeds}
+        for session in [s for s in self.batch.sessions if s not in wanted]:
+            self.batch.leave(session)
+        for feed in feeds:
+            if feed.session.batch is None:
+                self.batch.join(feed.session)
+        return self.batch.step(feeds)
+
+    @staticmethod
+    def joins(feed: Feed) -> bool:
+        """Whether a feed can be read together with others: one token of a plain session."""
+        session = feed.session
+        return len(feed.ids) == 1 and session.length > 0 and DecodeBatch.takes(session)
 
     @torch.inference_mode()
-    def run(self, feed: Feed) -> Tensor:
-        """Read one session's tokens; return the logits [V] after the last."""
+    def _run(self, feed: Feed) -> Tensor:
         ids = torch.tensor([list(feed.ids)], device=self.device)
         output = self.model(
             input_ids=ids,

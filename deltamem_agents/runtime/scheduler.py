@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from deltamem_agents.runtime.runner import Runner
 from deltamem_agents.runtime.session import Feed
 
 _IDLE_SECONDS = 5.0
+_STOP_SECONDS = 10.0
+_LIVE: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
 
 @dataclass(eq=False)
@@ -44,15 +47,30 @@ class Scheduler:
     Args:
         runner: the model.
         queue_size: most turns in work and waiting.
+        batch_size: most replies that one forward call goes on with.
     """
 
-    def __init__(self, runner: Runner, *, queue_size: int = 256) -> None:
+    def __init__(self, runner: Runner, *, queue_size: int = 256, batch_size: int = 64) -> None:
         self.runner = runner
+        self.batch_size = batch_size
         self.queue_size = queue_size
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._stopping = False
+        _LIVE.add(self)
+
+    def stop(self) -> None:
+        """Cancel what is in work and wait for the thread to end."""
+        with self._changed:
+            self._stopping = True
+            for job in (*self._active, *self._waiting):
+                job.cancel()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_STOP_SECONDS)
 
     def submit(self, job: Job) -> None:
         """Queue a turn.
@@ -77,7 +95,8 @@ class Scheduler:
         while True:
             with self._changed:
                 if not self._active and not self._waiting:
-                    self._changed.wait(_IDLE_SECONDS)
+                    if not self._stopping:
+                        self._changed.wait(_IDLE_SECONDS)
                     if not self._waiting:
                         self._thread = None
                         return
@@ -89,16 +108,30 @@ class Scheduler:
             self._round()
 
     def _round(self) -> None:
-        for job in list(self._active):
-            if job.cancelled:
-                self._end(job, None)
-            elif job.feed is not None:
-                try:
-                    logits = self.runner.run(job.feed)
-                except Exception as error:
-                    self._fail(job, error)
-                else:
-                    self._advance(job, logits)
+        """One token of every reply, then a piece of one prompt: nobody waits for another's end."""
+        for job in [job for job in self._active if job.cancelled]:
+            self._end(job, None)
+        decoding = [job for job in self._active if job.feed and self.runner.joins(job.feed)]
+        for first in range(0, len(decoding), self.batch_size):
+            self._run(decoding[first : first + self.batch_size])
+        for job in self._active:
+            if job.feed and job not in decoding:
+                # The job goes to the end of the line, so that prompts take turns.
+                self._active.remove(job)
+                self._active.append(job)
+                self._run([job])
+                return
+
+    def _run(self, jobs: list[Job]) -> None:
+        feeds = [job.feed for job in jobs if job.feed is not None]
+        try:
+            results = self.runner.forward(feeds)
+        except Exception as error:
+            for job in jobs:
+                self._fail(job, error)
+            return
+        for job, logits in zip(jobs, results, strict=True):
+            self._advance(job, logits)
 
     def _advance(self, job: Job, logits: Tensor | None) -> None:
         try:
@@ -123,5 +156,8 @@ class Scheduler:
         job.done(error)
 
 
-Done = Callable[[BaseException | None], None]
-Emit = Callable[[Any], None]
+@atexit.register
+def _stop_all() -> None:
+    """End every thread before the interpreter does: torch aborts the process if it is killed."""
+    for scheduler in list(_LIVE):
+        scheduler.stop()

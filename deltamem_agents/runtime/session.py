@@ -68,15 +68,23 @@ class Session:
         self.marks: list[Mark] = []
         self.length = 0
         self.fed = 0  # tokens read in this session's life
+        self.batch: Any = None  # the DecodeBatch that holds keys, values and memory for now
+
+    def leave_batch(self) -> None:
+        """Take keys, values and memory back from the batch that holds them."""
+        if self.batch is not None:
+            self.batch.leave(self)
 
     @property
     def memory(self) -> Tensor:
         """The memory now, float32 [layers, H, R, R], a copy."""
+        self.leave_batch()
         return self.cache.memory[0].detach().clone()
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys, values and kept memories."""
+        self.leave_batch()
         layers = [layer for layer in self.cache.layers if layer.is_initialized]
         kept = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         kept += [mark.state for mark in self.marks if mark.state is not None]
@@ -91,6 +99,7 @@ class Session:
 
     def restart(self, boundary: Tensor | None = None) -> None:
         """Forget the window; go on from the boundary, or from a new one."""
+        self.leave_batch()
         if boundary is not None:
             self.boundary = boundary
         self.cache = MemoryCache(self.model, memory=self.boundary[None])
@@ -108,6 +117,7 @@ class Session:
 
     def back_to(self, length: int, memory: Tensor, count: int) -> None:
         """Go back to a length of the window, a memory and a number of messages."""
+        self.leave_batch()
         self.cache.discard_segments()
         if self.length > length:
             self.cache.crop_kv(self.length - length)
@@ -136,6 +146,7 @@ class Session:
         Returns:
             Logits [V] after the last token, or None where nothing had to be read.
         """
+        self.leave_batch()
         logits = yield from self.read_pinned(pinned)
         agreed = 0
         while agreed < min(len(self.marks), len(messages)):
