@@ -242,6 +242,11 @@ class MemoryState:
             f"fingerprint={self.fingerprint[:12]})"
         )
 
+    def _repr_html_(self) -> str:
+        from deltamem_agents.core.heat_map import memory_html
+
+        return memory_html(self)
+
     def __copy__(self) -> MemoryState:
         return self
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from os import PathLike
-from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from deltamem_agents.core.state import MemoryState
 
@@ -18,7 +14,7 @@ SEQUENTIAL = "YlOrRd"
 GREY, INK = "0.45", "0.15"
 
 
-class Picture(Figure):  # type: ignore[misc]
+class Picture(Figure):
     """A matplotlib figure that shows itself in notebooks; pyplot and its state are not involved."""
 
     def png(self, dots: int = 110) -> bytes:
@@ -39,25 +35,6 @@ class Picture(Figure):  # type: ignore[misc]
         if path is not None:
             self.savefig(path, dpi=130)
         return self
-
-
-def heads_side_by_side(layer: NDArray[Any]) -> NDArray[Any]:
-    """One image [R, H (R + 1) - 1] of a layer's states [H, R, R], with a gap between heads."""
-    heads, rank, _ = layer.shape
-    image = np.full((rank, heads * (rank + 1) - 1), np.nan, np.float32)
-    for head in range(heads):
-        image[:, head * (rank + 1) : head * (rank + 1) + rank] = layer[head]
-    return image
-
-
-def limit(states: Sequence[NDArray[Any]]) -> float:
-    """The end of a diverging scale that all these arrays share.
-
-    The largest hundredth is cut off, so that single entries do not wash out the rest.
-    """
-    values = np.abs(np.concatenate([state.ravel() for state in states]))
-    top = float(np.quantile(values, 0.995)) or float(values.max())
-    return top or 1.0
 
 
 def summary(state: MemoryState) -> str:

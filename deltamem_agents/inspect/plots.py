@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltamem_agents.core.heat_map import scale_limit, side_by_side
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.inspect.figures import (
     DIVERGING,
@@ -16,8 +17,6 @@ from deltamem_agents.inspect.figures import (
     INK,
     SEQUENTIAL,
     Picture,
-    heads_side_by_side,
-    limit,
     plain,
     summary,
 )
@@ -79,14 +78,14 @@ def draw_states(states: NDArray[Any], title: str, line: str, label: str) -> Pict
     figure.text(0.5, 1 - 0.38 / figure.get_figheight(), line, ha="center", va="top", fontsize=8.5,
                 color=GREY)  # fmt: skip
     grid = figure.subplots(rows, columns, squeeze=False)
-    top = limit([states])
+    top = scale_limit([states])
     image: Any = None
     for cell in grid.T.flat[layers:]:
         cell.set_axis_off()
     for layer, axes in zip(range(layers), grid.T.flat, strict=False):
         norm = float(np.linalg.norm(states[layer].astype(np.float64)))
         image = axes.imshow(
-            heads_side_by_side(states[layer]), cmap=DIVERGING, vmin=-top, vmax=top,
+            side_by_side(states[layer]), cmap=DIVERGING, vmin=-top, vmax=top,
             interpolation="nearest",
         )  # fmt: skip
         axes.set_title(label.format(layer=layer, norm=norm), fontsize=8.5, color=INK, loc="left")
