@@ -24,5 +24,7 @@ assert ended.wait(10)
 
 def test_the_idle_thread_ends_before_the_interpreter() -> None:
     for _ in range(4):
-        ended = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
+        ended = subprocess.run(
+            [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120
+        )
         assert (ended.returncode, ended.stderr) == (0, "")
