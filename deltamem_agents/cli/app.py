@@ -5,12 +5,19 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from deltamem_agents.cli.chat import chat
 from deltamem_agents.cli.console import console
+from deltamem_agents.cli.convert import convert
+from deltamem_agents.cli.database import db
 from deltamem_agents.cli.demo import demo
+from deltamem_agents.cli.evaluate import evaluation
+from deltamem_agents.cli.facts import facts
+from deltamem_agents.cli.look import inspect
 from deltamem_agents.errors import DeltaMemError
 
 app = typer.Typer(
@@ -19,13 +26,26 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
+app.command()(chat)
+app.command()(inspect)
+app.command()(convert)
+for group in (facts, db, evaluation):
+    app.add_typer(group)
 
 
-@app.callback()
-def _deltamem() -> None:
+@app.callback(invoke_without_command=True)
+def _deltamem(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     """Working memory for LangGraph agents that lives inside the model."""
+    if version:
+        from importlib.metadata import version as installed
+
+        console().print(f"deltamem-agents {installed('deltamem-agents')}")
+        raise typer.Exit
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from deltamem_agents.errors import DatabaseNotFoundError
 if TYPE_CHECKING:
     from deltamem_agents.chat.model import ChatDeltaMem
     from deltamem_agents.checkpoint import SQLAlchemySaver
+    from deltamem_agents.runtime.engine import Engine
 
 PLAIN_WIDTH = 100
 
@@ -38,14 +39,27 @@ def progress(out: Console) -> Progress:
     )
 
 
-def open_model(**options: Any) -> ChatDeltaMem:
-    """Load a chat model without the loading bars of other libraries."""
+def quiet() -> None:
+    """Switch the loading bars of other libraries off."""
     from transformers.utils import logging
 
+    logging.disable_progress_bar()
+
+
+def open_model(**options: Any) -> ChatDeltaMem:
+    """Load a chat model; the built-in one without `model`."""
     from deltamem_agents.chat.model import ChatDeltaMem
 
-    logging.disable_progress_bar()
+    quiet()
     return ChatDeltaMem(**options)
+
+
+def open_engine(model: str | None, adapter: str | None, *, context_window: int) -> Engine:
+    """Load an engine; the built-in model without `model`."""
+    from deltamem_agents.runtime.loading import load_engine
+
+    quiet()
+    return load_engine(model, adapter, context_window=context_window)
 
 
 def open_saver(database: str, tenant: str = "default", *, make: bool = False) -> SQLAlchemySaver:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deltamem_agents.evaluation.metrics import Share, says
 
@@ -26,13 +27,13 @@ def answers(out: Console, rows: Sequence[Asked]) -> None:
     table.add_column("tokens\nvisible", justify="right", width=7)
     table.add_column("memory\nbytes", justify="right", width=6)
     for row in rows:
-        source = f"\n({row.citation or 'from the weights'})"
+        source = Text(f"\n({row.citation or 'from the weights'})", style="dim")
         table.add_row(
             row.fact.question,
             row.fact.value,
             _judged(row.remembered, row.fact.value),
             _judged(row.control, row.fact.value),
-            _judged(row.routed, row.fact.value) + f"[dim]{source}[/dim]",
+            _judged(row.routed, row.fact.value) + source,
             str(row.visible),
             str(row.size),
         )
@@ -59,7 +60,8 @@ def forgotten(out: Console, forgot: Forgot, others: int) -> None:
     table = Table(box=box.SIMPLE_HEAD, title=f'Forgotten: "{forgot.fact.value}"')
     for name in ("question", "with memory", "with router", "in the database's bytes"):
         table.add_column(name)
-    table.add_row(forgot.fact.question, forgot.answer, forgot.routed, f"{forgot.bytes_left} times")
+    left = f"{forgot.bytes_left} times"
+    table.add_row(*map(Text, (forgot.fact.question, forgot.answer, forgot.routed, left)))
     out.print(table)
     out.print(
         f"The memory was rebuilt without it in {forgot.checkpoints} checkpoints; "
@@ -86,5 +88,5 @@ def verdict(out: Console, rows: Sequence[Asked], told: Sequence[Branch], forgot:
     return 0 if good else 1
 
 
-def _judged(answer: str, value: str) -> str:
-    return f"[green]{answer}[/green]" if says(answer, value) else f"[red]{answer}[/red]"
+def _judged(answer: str, value: str) -> Text:
+    return Text(answer, style="green" if says(answer, value) else "red")

@@ -112,8 +112,10 @@ def converse(engine: Engine, setting: Setting, seed: int) -> Conversation:
     updates = 1.0 if setting.revised else 0.0
     turns, truth = world.history(setting.facts, setting.facts, updates=updates)
     told = len(turns)
-    while _tokens(engine, turns[told:]) < engine.context_window:
+    after = 0
+    while after < engine.context_window:
         turns.append(world.chat())
+        after += _tokens(engine, turns[-1].messages())
     messages = _messages(turns)
     memory = engine.read(None, messages)
     gone = memory.ledger.evicted_count
@@ -121,7 +123,7 @@ def converse(engine: Engine, setting: Setting, seed: int) -> Conversation:
         raise AssertionError(f"a fact is still visible: {gone} of {2 * told} messages are gone")
     questions = tuple(world.question(subject, value) for subject, value in truth.items())
     unknown = world.question(world.unknown(list(truth)), None)
-    distance = engine.count_tokens(messages[2 * told : gone], generate=False)
+    distance = _tokens(engine, messages[2 * told : gone])
     return Conversation(tuple(messages), questions, unknown, memory, distance)
 
 
@@ -206,5 +208,5 @@ def _messages(turns: Iterable[Turn]) -> list[dict[str, str]]:
     return [message for turn in turns for message in turn.messages()]
 
 
-def _tokens(engine: Engine, turns: Sequence[Turn]) -> int:
-    return engine.count_tokens(_messages(turns), generate=False) if turns else 0
+def _tokens(engine: Engine, messages: Sequence[dict[str, str]]) -> int:
+    return engine.count_tokens(messages, generate=False) if messages else 0
