@@ -23,9 +23,11 @@ from deltamem_agents.adapter.model import (
     detach,
 )
 from deltamem_agents.adapter.store import WriteRecord
+from deltamem_agents.adapter.tuner import DeltaMemModel
 
 __all__ = [
     "DeltaMemConfig",
+    "DeltaMemModel",
     "MemoryCache",
     "MemoryCall",
     "WriteRecord",

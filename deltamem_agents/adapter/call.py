@@ -50,7 +50,7 @@ class CallContext:
     (gradient checkpointing) reads what it read before; `sealed` keeps such a second run from
     touching the cache. `single` is a call of one token on a CPU, written by itself with nothing to
     mask or record, for which there is a short way. `checkpointed` says that layers will be run
-    again.
+    again, `carries_graph` that gradients are to flow through the cache.
     """
 
     store: MemoryStore
@@ -64,6 +64,7 @@ class CallContext:
     record: bool
     single: bool = False
     checkpointed: bool = False
+    carries_graph: bool = False
     initial: dict[int, Tensor] = field(default_factory=dict)
     sealed: bool = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from peft import PeftConfig
@@ -61,6 +61,8 @@ class DeltaMemConfig(PeftConfig):  # type: ignore[misc]
         scale_init: initial value of that factor.
         scale_max: its bound.
         scale_per: one factor a "layer", or one a "head" (here: one for each of q, k, v, o).
+        modules_to_save: PEFT only: further modules that are trained and saved in full.
+        target_modules: not a choice here, and None; the attention modules are found (see layers).
 
     Raises:
         ConfigError: a field breaks its rule, or is assigned to after construction.
@@ -86,8 +88,8 @@ class DeltaMemConfig(PeftConfig):  # type: ignore[misc]
     scale_init: float = 1.0
     scale_max: float = 2.0
     scale_per: str = "layer"
-    modules_to_save: list[str] | None = field(default=None)
-    target_modules: list[str] | str | None = field(default=None)
+    modules_to_save: list[str] | None = None
+    target_modules: None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,6 +166,12 @@ def _layers(layers: Any) -> tuple[int, ...] | None:
 
 
 def _check(config: DeltaMemConfig) -> None:
+    if config.target_modules is not None:
+        raise ConfigError(
+            "target_modules is None: attention modules are found by themselves",
+            got=config.target_modules,
+            remedy="Choose layers by DeltaMemConfig(layers=[...]).",
+        )
     for name in ("rank", "heads", "init_width"):
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

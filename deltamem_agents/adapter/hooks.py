@@ -93,6 +93,7 @@ class DecoderEntry:
         if given.record:
             store.records = []
         context.checkpointed = module.training and getattr(module, "gradient_checkpointing", False)
+        context.carries_graph = cache is not None and torch.is_grad_enabled()
         FLIGHT.call = context
         if self.passes_keywords:
             kwargs["delta_mem"] = context

@@ -11,20 +11,21 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from deltamem_agents.adapter.backbones import Site
+from deltamem_agents.adapter.backbones import Site, base_of
 from deltamem_agents.adapter.call import FLIGHT, CallContext
 from deltamem_agents.adapter.memory import DeltaMemory
+from deltamem_agents.adapter.registration import METHOD
 from deltamem_agents.errors import ConfigError, StateError, UnsupportedModelError
 
-#: Name of the layer inside an attention module. PEFT finds our keys by the part before "_layer".
-CHILD = "delta_mem_layer"
+#: Name of the layer inside an attention module; PEFT and transformers know our keys by it.
+CHILD = METHOD
 
 
 class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
     """Adapters of one attention module, by name.
 
     It is itself the dictionary name -> `DeltaMemory`, so that keys in a checkpoint read
-    `...self_attn.delta_mem_layer.<parameter>` for PEFT and for transformers' own loader, which put
+    `...self_attn.delta_mem.<parameter>` for PEFT and for transformers' own loader, which put
     the adapter's name right after the component that carries the method's prefix.
     """
 
@@ -36,6 +37,7 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.index = site.index
+        self.home = next(site.module.parameters()).device
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
 
@@ -62,6 +64,13 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
                 "one δ-mem adapter is active at a time", got=here, remedy="Call set_adapter(name)."
             )
         return self._modules[here[0]] if here else None  # type: ignore[return-value]
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Follow the backbone to its device, but stay float32."""
+        if adapter_name in self and not any(p.is_meta for p in self[adapter_name].parameters()):
+            self[adapter_name].to(self.home if device is None else device)
 
     def begin(self, context: CallContext | None, hidden: Tensor) -> None:
         """Read the memory for an attention call; its projections' hooks take the corrections."""
@@ -148,7 +157,8 @@ def install(site: Site, layer: DeltaMemLayer) -> None:
         if name != "o":
             by_module.setdefault(port.module, {})[name] = port.rows
     for path, ports in by_module.items():
-        attention.get_submodule(path).register_forward_hook(ProjectionExit(ports))
+        projection = base_of(attention.get_submodule(path))  # under LoRA, which may come and go
+        projection.register_forward_hook(ProjectionExit(ports))
 
 
 def remove(attention: nn.Module) -> None:

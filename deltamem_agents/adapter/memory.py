@@ -16,6 +16,7 @@ from deltamem_agents.adapter.segments import Sums, add_sums, segment_sums
 from deltamem_agents.adapter.step import native_step
 from deltamem_agents.adapter.store import TAIL, Undo, WriteRecord
 from deltamem_agents.core.scan import delta_scan
+from deltamem_agents.errors import UnsupportedModelError
 
 #: Of a segment write this many tokens can be taken back: their hidden states are kept.
 SEGMENT_TAIL = 64
@@ -73,6 +74,12 @@ class DeltaMemory(Projections):
         return reads
 
     def _read_and_write(self, x: Tensor, context: CallContext, layer: int) -> Tensor:
+        if context.carries_graph and not context.sealed and not torch.is_grad_enabled():
+            raise UnsupportedModelError(
+                "gradients flow through the memory",
+                got="reentrant gradient checkpointing, which runs layers without a graph",
+                remedy='Use activation_checkpointing_enable({"use_reentrant": False}).',
+            )
         before = context.initial.get(layer)
         if before is None:
             before = context.store.get(layer, x.shape[0], x.device)

@@ -40,7 +40,8 @@ class Projections(nn.Module):
         self._out = [f"delta_{name}_proj" for name in self.sizes]
         for name, shape in self._shapes(site.hidden).items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape, dtype=torch.float32)))
-        initialise(dict(self.named_parameters()), config, site)
+        if not any(parameter.is_meta for parameter in self.parameters()):  # to be loaded later
+            initialise(dict(self.named_parameters()), config, site)
         self.pack()
 
     def _shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:

@@ -67,3 +67,11 @@ def model():
 @pytest.fixture
 def stirred():
     return stir
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory):
+    """The tiny backbone as a folder of transformers."""
+    folder = tmp_path_factory.mktemp("base")
+    make_backbone().save_pretrained(folder)
+    return folder

@@ -56,7 +56,7 @@ def test_only_the_adapter_trains_and_every_parameter_gets_a_gradient():
     model = trained(update="no_lambda")
     names = {n for n, p in model.named_parameters() if p.requires_grad}
     assert names
-    assert all("delta_mem_layer.default." in n for n in names)
+    assert all("delta_mem.default." in n for n in names)
     assert all(p.dtype == torch.float32 for _, p in adapter_parameters(model))
     logits, _, penalty = run_blocks(model, [tokens(2, 9, seed=i) for i in range(3)])
     (logits.logsumexp(-1).sum() + penalty).backward()

@@ -138,7 +138,7 @@ def with_oracle(backbone, model, mask):
     copied = copy.deepcopy(backbone)
     for site in find_sites(model):
         attention = copied.get_submodule(site.path)
-        oracle = Oracle(site.module.delta_mem_layer["default"], mask)
+        oracle = Oracle(site.module.delta_mem["default"], mask)
         attention.register_forward_pre_hook(oracle.listen, with_kwargs=True)
         query, rows = query_rows(copied, attention)
         query.register_forward_hook(oracle.correct("q", rows))
@@ -241,7 +241,7 @@ def test_packed_projections_are_corrected_where_they_belong(family, changes, mon
         give_effect(model)
         state = torch.randn(1, 1, 1, 8, 8, generator=torch.Generator().manual_seed(4))
         cache = MemoryCache(model, state, keep_kv=False)
-        memory = find_sites(model, (layer,))[0].module.delta_mem_layer["default"]
+        memory = find_sites(model, (layer,))[0].module.delta_mem["default"]
         heard = record_corrections(memory, monkeypatch)
         spied = AttentionInputs(monkeypatch)
         model(ids, past_key_values=cache, delta_mem=MemoryCall(write=False))

@@ -167,7 +167,7 @@ def test_the_mean_is_what_is_written(by_message, tokens):
     by_message(ids, past_key_values=cache, delta_mem=MemoryCall(segment_ids=IDS))
     layer = by_message.model.layers[0]
     hidden = layer.input_layernorm(by_message.get_input_embeddings()(ids))
-    memory = layer.self_attn.delta_mem_layer["default"]
+    memory = layer.self_attn.delta_mem["default"]
     for row in range(2):
         state = torch.zeros(2, 4, 4)
         for message in range(3):
