@@ -190,7 +190,7 @@ def _draw_text(
 
     axes.set(xlim=(0, _COLUMNS), ylim=(lines, 0))
     axes.set_axis_off()
-    letter = 9.3 * 72 / _COLUMNS / 0.602  # points: the font's letters are 0.602 em wide
+    letter = 8.75 * 72 / _COLUMNS / 0.602  # points: the font's letters are 0.602 em wide
     for token, column, line, text in cells:
         if trace.written[token]:
             colour = colormaps[SEQUENTIAL](0.8 * float(share[token]))
