@@ -12,6 +12,7 @@ which words are values but not whose they are. This start leaves it within a mil
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,8 @@ def _initialise(model: Qwen3ForCausalLM) -> None:
 
 
 def _orthonormal(weight: Tensor) -> Tensor:
-    return torch.linalg.qr(torch.randn(weight.shape[1], weight.shape[0]))[0].T
+    basis: Tensor = torch.linalg.qr(torch.randn(weight.shape[1], weight.shape[0]))[0]
+    return basis.T
 
 
 def _per_head(weight: Tensor, groups: int, head: int) -> Tensor:
@@ -91,7 +93,7 @@ def _per_head(weight: Tensor, groups: int, head: int) -> Tensor:
     return parts.reshape(-1, weight.shape[1])
 
 
-def _look_back(attention: nn.Module, config: Qwen3Config) -> None:
+def _look_back(attention: Any, config: Qwen3Config) -> None:
     """Make head j prefer the token j + 1 back.
 
     The constant coordinate gives every key the same vector u on the fastest rotary planes; the

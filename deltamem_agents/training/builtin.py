@@ -2,11 +2,11 @@
 
     python -m deltamem_agents.training.builtin --output deltamem_agents/builtin
 
-Stage 1 trains the backbone. Two in five batches are plain language modelling with the whole
-conversation in view; in the others attention is cut into blocks and a memory carries what crosses
-them, so that the backbone's hidden states are ones that a memory can use. Stage 2 freezes the
-backbone and trains the memory alone on longer and fuller conversations. Both can be killed at any
-moment and go on from their last snapshot.
+Two stages train the backbone. Two in five of their batches are plain language modelling with the
+whole conversation in view; in the others attention is cut into blocks and a memory carries what
+crosses them, so that the backbone's hidden states are ones that a memory can use. A third stage
+freezes the backbone and trains the memory alone on longer and fuller conversations. All can be
+killed at any moment and go on from their last snapshot.
 """
 
 from __future__ import annotations
@@ -31,10 +31,17 @@ from deltamem_agents.training.tokenizer import build_tokenizer
 from deltamem_agents.training.world import World
 
 MEMORY = DeltaMemConfig(rank=16, heads=4, alpha=16.0, update="no_lambda", init_width=64)
-BACKBONE_STAGE = StageConfig(name="backbone", steps=2200)
-MEMORY_STAGE = StageConfig(
-    name="memory", steps=1200, matrices=0.01, memory_share=1.0, train_backbone=False, warm_up=20
-)
+STAGES = (
+    # Copying a value into the confirming sentence comes first, on few facts ...
+    StageConfig(name="copying", steps=800, tokens=4000, hold=1.0),
+    # ... then whose value it is: more facts, most of them of the same attribute ...
+    StageConfig(name="binding", steps=1500, level=2, plain_level=3, alike=0.6, hold=0.5),
+    # ... then the memory alone, on the frozen backbone, through long talk.
+    StageConfig(
+        name="memory", steps=1200, matrices=0.01, memory_share=1.0, train_backbone=False,
+        warm_up=20, level=3, alike=0.5,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Recipe:
     """
 
     seed: int = 0
-    stages: tuple[StageConfig, ...] = (BACKBONE_STAGE, MEMORY_STAGE)
+    stages: tuple[StageConfig, ...] = STAGES
     memory: DeltaMemConfig = field(default_factory=lambda: MEMORY)
 
 
@@ -62,17 +69,18 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
     torch.manual_seed(recipe.seed)
     model = build_backbone(len(tokenizer))
     attach(model, recipe.memory)
-    level = plain_level = 0
     for number, config in enumerate(recipe.stages):
         seed = 1000 * (recipe.seed + 1) + number
-        with_memory = Curriculum(
-            World(seed), tokeniser, tokens=config.tokens, promote=config.promote, level=level
-        )
-        plain = Curriculum(
-            World(seed + 500), tokeniser, tokens=config.tokens, promote=0.8, level=plain_level
-        )
+        with_memory, plain = (
+            Curriculum(
+                World(drawn), tokeniser, tokens=config.tokens, promote=mark, level=level,
+                alike=config.alike,
+            )
+            for drawn, mark, level in (
+                (seed, config.promote, config.level), (seed + 500, 0.8, config.plain_level)
+            )
+        )  # fmt: skip
         Stage(model, config, with_memory, plain, work, seed).run()
-        level, plain_level = with_memory.level, plain.level
     export(model, tokenizer, output)
 
 

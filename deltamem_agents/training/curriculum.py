@@ -53,6 +53,7 @@ class Curriculum:
         promote: the running accuracy of answers at which the level is left.
         level: where to start, from 0.
         patience: least number of batches on a level.
+        alike: see `World.history`.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Curriculum:
         promote: float = 0.8,
         level: int = 0,
         patience: int = 40,
+        alike: float = 0.4,
     ) -> None:
         self.world, self.tokeniser, self.tokens = world, tokeniser, tokens
         self.promote, self.level, self.patience = promote, level, patience
+        self.alike = alike
         self.since = 0
         self.accuracy = 0.0
 
@@ -93,7 +96,7 @@ class Curriculum:
         level, random = LEVELS[self.level], self.world.random
         low, high = level.facts
         count = random.randint(low, high if memory else max(high, 3))
-        turns, truth = self.world.history(count, random.randint(0, level.chats))
+        turns, truth = self.world.history(count, random.randint(0, level.chats), alike=self.alike)
         if memory and level.tail and random.random() < 0.33:
             turns += [self.world.chat() for _ in range(random.randint(2, level.tail))]
         asked = min(count + 1, level.questions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ class Outcome:
 
 
 def run_batch(
-    model: torch.nn.Module, rows: Rows, weights: Weights, *, memory: bool, share: float = 1.0
+    model: Any, rows: Rows, weights: Weights, *, memory: bool, share: float = 1.0
 ) -> Outcome:
     """Run a batch of whole conversations and score the next token everywhere it counts.
 
@@ -72,7 +73,7 @@ def run_batch(
     if share > 0 and weights.user > 0:
         users = (kinds == Kind.USER) | (kinds == Kind.USER_VALUE)
         scored |= users & (torch.rand(kinds.shape) < share)
-    logits = model.lm_head(hidden[:, :-1][scored]).float()  # type: ignore[operator]
+    logits = model.lm_head(hidden[:, :-1][scored]).float()
     truth, kind = targets[scored], kinds[scored]
     weight = weights.table()[kind]
     entropy = F.cross_entropy(logits, truth, reduction="none")
@@ -86,15 +87,13 @@ def run_batch(
     return Outcome(loss, idle, figures)
 
 
-def forward(
-    model: torch.nn.Module, rows: Rows, *, memory: bool
-) -> tuple[Tensor, Sequence[WriteRecord]]:
+def forward(model: Any, rows: Rows, *, memory: bool) -> tuple[Tensor, Sequence[WriteRecord]]:
     """Hidden states [B, T, d] of a batch, and the gates of each layer with their gradient."""
     for layer in layers_of(model):
-        layer.enable_adapters(memory)
+        layer.enable_adapters(memory)  # type: ignore[operator]
     cache = MemoryCache(model, keep_kv=False) if memory else None
     extra = {"delta_mem": MemoryCall(write=rows.real, record=True)} if memory else {}
-    output = model.model(  # type: ignore[operator]
+    output = model.model(
         input_ids=rows.ids,
         attention_mask=rows.attention_mask(),
         position_ids=rows.positions,

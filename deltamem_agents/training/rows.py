@@ -116,25 +116,22 @@ class Tokeniser:
         """
         lines: list[tuple[list[int], list[int], list[int], list[int]]] = []
         for turns, size in zip(conversations, block, strict=True):
-            ids: list[int] = []
-            kinds: list[int] = []
-            blocks: list[int] = []
-            positions: list[int] = []
+            line: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
             for index, turn in enumerate(turns):
                 own, marks = self.turn(turn)
-                start = 0 if index % size == 0 else positions[-1] + 1
-                ids += own
-                kinds += marks
-                blocks += [index // size] * len(own)
-                positions += range(start, start + len(own))
-            lines.append((ids, kinds, blocks, positions))
+                start = 0 if index % size == 0 else line[3][-1] + 1
+                line[0].extend(own)
+                line[1].extend(marks)
+                line[2].extend([index // size] * len(own))
+                line[3].extend(range(start, start + len(own)))
+            lines.append(line)
         width = max(len(line[0]) for line in lines)
         padding = (0, int(Kind.PADDING), -1, 0)
-        columns = [
+        ids, kinds, blocks, positions = (
             torch.tensor([line[i] + [pad] * (width - len(line[i])) for line in lines])
             for i, pad in enumerate(padding)
-        ]
-        return Rows(*columns, turns=torch.tensor(block))
+        )
+        return Rows(ids, kinds, blocks, positions, turns=torch.tensor(block))
 
 
 def _mark(kinds: list[int], ids: list[int], form: list[int], kind: Kind) -> None:

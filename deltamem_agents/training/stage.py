@@ -40,6 +40,10 @@ class StageConfig:
         warm_up: steps of linear warm-up.
         tokens: tokens a batch, about.
         promote: running accuracy at which a level is left.
+        level: first level of the batches with memory.
+        plain_level: first level of the others.
+        alike: the chance that several subjects of a conversation share an attribute, so that only
+            the entity tells their values apart.
     """
 
     name: str
@@ -52,8 +56,11 @@ class StageConfig:
     penalty: float = 1.0
     hold: float = 0.6
     warm_up: int = 40
-    tokens: int = 4000
+    tokens: int = 3000
     promote: float = 0.7
+    level: int = 0
+    plain_level: int = 0
+    alike: float = 0.4
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], ...]:

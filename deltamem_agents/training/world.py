@@ -277,7 +277,13 @@ class World:
                 return subject
 
     def history(
-        self, facts: int, chats: int, *, updates: float = 0.15, pairs: float = 0.15
+        self,
+        facts: int,
+        chats: int,
+        *,
+        updates: float = 0.15,
+        pairs: float = 0.15,
+        alike: float = 0.4,
     ) -> tuple[list[Turn], dict[Subject, str]]:
         """Turns that tell facts among chat, and what holds after them.
 
@@ -286,9 +292,10 @@ class World:
             chats: how many chat turns lie between.
             updates: the chance that a told subject is changed later.
             pairs: the chance that two subjects are told in one message.
+            alike: see `draw_subjects`.
         """
         steps: list[list[Subject]] = []
-        waiting = self.draw_subjects(facts)
+        waiting = self.draw_subjects(facts, alike)
         while waiting:
             size = 2 if len(waiting) > 1 and self.random.random() < pairs else 1
             steps.append(waiting[:size])

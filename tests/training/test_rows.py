@@ -33,12 +33,17 @@ FACT = Turn(
     "My badge number is QX-4821.", "Noted. Your badge number is QX-4821.", "fact", ("QX-4821",),
     Subject("me", "badge number", "code"),
 )  # fmt: skip
+OTHER = Turn("My badge number is ZZ-1.", "Noted. Your badge number is ZZ-1.", "fact", ("ZZ-1",))
+ASK = Turn(
+    "What is my badge number?", "Your badge number is QX-4821.", "question", ("QX-4821",)
+)  # fmt: skip
 UNKNOWN = Turn("What is my name?", "Your name is not known to me yet.", "unknown")
 
 
 def texts(tokeniser: Tokeniser, turn: Turn, kind: Kind) -> str:
     ids, kinds = tokeniser.turn(turn)
-    return tokeniser.template.tokenizer.decode([i for i, k in zip(ids, kinds, strict=True) if k == kind])
+    chosen = [i for i, k in zip(ids, kinds, strict=True) if k == kind]
+    return str(tokeniser.template.tokenizer.decode(chosen))
 
 
 def test_values_are_marked_whole_and_nothing_else(tokeniser: Tokeniser) -> None:
@@ -62,13 +67,11 @@ def test_rows_equal_the_template_of_the_whole_conversation(tokeniser: Tokeniser)
 def test_a_block_is_blind_to_other_blocks_without_memory(
     tokeniser: Tokeniser, model: torch.nn.Module
 ) -> None:
-    other = Turn("My badge number is ZZ-1.", "Noted. Your badge number is ZZ-1.", "fact", ("ZZ-1",))
-    ask = Turn("What is my badge number?", "Your badge number is QX-4821.", "question", ("QX-4821",))
-    length = len(tokeniser.turn(ask)[0])
+    length = len(tokeniser.turn(ASK)[0])
     ends = []
-    for first in (FACT, other):
+    for first in (FACT, OTHER):
         for size in (1, 2):
-            hidden, _ = forward(model, tokeniser.rows([[first, ask]], [size]), memory=False)
+            hidden, _ = forward(model, tokeniser.rows([[first, ASK]], [size]), memory=False)
             ends.append(hidden[0, -length:])
     apart_one, together_one, apart_other, together_other = ends
     torch.testing.assert_close(apart_one, apart_other, rtol=0, atol=1e-5)
@@ -76,12 +79,10 @@ def test_a_block_is_blind_to_other_blocks_without_memory(
 
 
 def test_the_memory_crosses_blocks(tokeniser: Tokeniser, model: torch.nn.Module) -> None:
-    other = Turn("My badge number is ZZ-1.", "Noted. Your badge number is ZZ-1.", "fact", ("ZZ-1",))
-    ask = Turn("What is my badge number?", "Your badge number is QX-4821.", "question", ("QX-4821",))
-    length = len(tokeniser.turn(ask)[0])
+    length = len(tokeniser.turn(ASK)[0])
     ends = [
-        forward(model, tokeniser.rows([[first, ask]], [1]), memory=True)[0][0, -length:]
-        for first in (FACT, other)
+        forward(model, tokeniser.rows([[first, ASK]], [1]), memory=True)[0][0, -length:]
+        for first in (FACT, OTHER)
     ]
     assert (ends[0] - ends[1]).abs().max() > 1e-4
 
