@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from deltamem_agents.adapter import adapter_fingerprint, load_adapter
-from deltamem_agents.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from deltamem_agents.errors import (
+    ConfigError,
+    FileFormatError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
 from deltamem_agents.runtime.engine import Engine
+from deltamem_agents.runtime.fingerprints import file_fingerprint, tensor_fingerprint
 from deltamem_agents.runtime.messages import digest_of
 from deltamem_agents.runtime.template import ChatTemplate, WritePolicy
 
@@ -84,13 +89,13 @@ def load_engine(
     name = str(model) if isinstance(model, (str, Path)) else type(model).__name__
     if isinstance(model, (str, Path)):
         folder = _resolve(model)
-        weights = _file_fingerprint(folder) + (quantization or "")
+        weights = file_fingerprint(folder) + (quantization or "")
         tokenizer = tokenizer or _load_tokenizer(folder)
         loaded = _load_backbone(
             folder, device, dtype, attn_implementation, device_map, quantization
         )
     else:
-        loaded, weights = model, _tensor_fingerprint(model)
+        loaded, weights = model, tensor_fingerprint(model)
         if tokenizer is None:
             raise ConfigError(
                 "a loaded model comes with its tokenizer",
@@ -200,8 +205,15 @@ def _load_backbone(
         options["quantization_config"] = _quantization(quantization)
     if device_map is not None:
         options["device_map"] = device_map
-    with _quiet(folder):
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    try:
+        with _quiet(folder):
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (SafetensorError, OSError) as error:
+        raise FileFormatError(
+            "a model's folder holds whole files",
+            got=f"{folder}: {error}",
+            remedy="Fetch or save the model again.",
+        ) from error
     return model if device_map is not None or quantization else model.to(device)
 
 
@@ -276,29 +288,3 @@ def _low_water(low_water: int | None, window: int) -> int:
     if not 0 <= low_water <= window:
         raise ConfigError(f"low_water is between 0 and context_window={window}", got=low_water)
     return low_water
-
-
-def _file_fingerprint(folder: Path) -> str:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelNotFoundError(
-            "a model's folder holds its weights as safetensors",
-            got=str(folder),
-            remedy="Save the model again with save_pretrained.",
-        )
-    return digest_of([_hash_file(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files])
-
-
-@lru_cache(maxsize=256)
-def _hash_file(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _tensor_fingerprint(model: Any) -> str:
-    names = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if "delta_mem" not in name:
-            data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-            names.update(name.encode() + hashlib.sha256(data).digest())
-    return names.hexdigest()
