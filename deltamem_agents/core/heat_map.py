@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from deltamem_agents.core.state import MemoryState
 
-_BLUE_TO_RED = np.array(
+BLUE_TO_RED = np.array(
     [
         (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240),
         (247, 247, 247), (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43),
@@ -48,20 +48,25 @@ def side_by_side(layer: NDArray[Any]) -> NDArray[np.float32]:
     return image
 
 
+def heat_colours(values: NDArray[Any], top: float) -> NDArray[np.uint8]:
+    """Red, green and blue [..., 3] of each value: blue for -top, white for 0, red for top."""
+    place = (np.clip(np.nan_to_num(values) / top, -1, 1) + 1) / 2 * 10
+    low = np.minimum(place.astype(int), 9)
+    part = (place - low)[..., None]
+    colours = BLUE_TO_RED[low] * (1 - part) + BLUE_TO_RED[low + 1] * part
+    return np.rint(colours).astype(np.uint8)
+
+
 def heat_map_png(values: NDArray[Any], top: float) -> bytes:
-    """A PNG with one pixel a value: blue for -top, white for 0, red for top, clear for NaN.
+    """A PNG with one pixel a value, in the colours of `heat_colours`, clear for NaN.
 
     Args:
         values: [rows, columns].
         top: end of the scale.
     """
     rows, columns = values.shape
-    clear = np.isnan(values)
-    place = (np.clip(np.where(clear, 0.0, values) / top, -1, 1) + 1) / 2 * 10
-    low = np.minimum(place.astype(int), 9)
-    part = (place - low)[..., None]
-    colours = _BLUE_TO_RED[low] * (1 - part) + _BLUE_TO_RED[low + 1] * part
-    pixels = np.dstack([np.rint(colours), np.where(clear, 0, 255)]).astype(np.uint8)
+    opaque = np.where(np.isnan(values), 0, 255).astype(np.uint8)
+    pixels = np.dstack([heat_colours(values, top), opaque])
     lines = np.concatenate([np.zeros((rows, 1), np.uint8), pixels.reshape(rows, -1)], axis=1)
     header = struct.pack(">IIBBBBB", columns, rows, 8, 6, 0, 0, 0)
     body = zlib.compress(lines.tobytes(), 9)

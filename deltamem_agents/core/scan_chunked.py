@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CHUNK = 16
-_BLOCK_ELEMENTS = 512 * 1024  # of one [.., chunk, chunk] intermediate, so that it stays in cache
+_BLOCK_ELEMENTS = 256 * 1024  # of one [.., chunk, chunk] intermediate, so that it stays in cache
 
 
 def scan_chunked(
@@ -60,7 +60,7 @@ class _Decay(NamedTuple):
 
     Attributes:
         before: [.., R, C]: from the chunk's start to before token t.
-        between: [.., R, C, C]: from after token j to before token t; 0 unless j < t.
+        between: [.., R, C, C]: from after token j to before token t where j < t; else 1.
         after: [.., R, C]: from after token j to the chunk's end.
         whole: [.., R]: over the chunk.
     """
@@ -71,17 +71,18 @@ class _Decay(NamedTuple):
     whole: Tensor
 
 
-def _decay(keep: Tensor, below: Tensor) -> _Decay:
-    """Args: keep [.., R, C]; below, the strictly lower triangle of a [C, C] matrix."""
-    one = keep.new_ones(())
-    running = keep.unsqueeze(-1).where(below, one).cumprod(-2)
-    shifted = pad(running[..., :-1, :], (0, 0, 1, 0), value=1.0)
-    total = keep.cumprod(-1)
+def _decay(keep: Tensor) -> _Decay:
+    """Args: keep [.., R, C]."""
+    size = keep.shape[-1]
+    previous = pad(keep[..., :-1], (1, 0), value=1.0)
+    following = pad(keep[..., 1:], (0, 1), value=1.0)
+    later = torch.ones(size, size, dtype=torch.bool, device=keep.device).tril(-2)
+    before = previous.cumprod(-1)
     return _Decay(
-        before=pad(total[..., :-1], (1, 0), value=1.0),
-        between=shifted.where(below, keep.new_zeros(())),
-        after=running[..., -1, :],
-        whole=total[..., -1],
+        before=before,
+        between=previous.unsqueeze(-1).where(later, keep.new_ones(())).cumprod(-2),
+        after=following.flip(-1).cumprod(-1).flip(-1),
+        whole=before[..., -1] * keep[..., -1],
     )
 
 
@@ -92,12 +93,11 @@ def _block(parts: list[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
     size = min(CHUNK, tokens)
     queries, keys = _chunks(q, size), _chunks(k, size)  # [B, H, M, C, R]
     values, erases = _rows(write * v, size), _rows(erase, size)  # [B, H, M, R, C]
-    below = torch.ones(size, size, dtype=torch.bool, device=q.device).tril(-1)
-    decay = _decay(_rows(keep, size, 1.0), below)
+    decay = _decay(_rows(keep, size, 1.0))
 
     keys_t = keys.transpose(-1, -2)
-    similar = (keys @ keys_t).unsqueeze(3)
-    asked = (queries @ keys_t).unsqueeze(3)
+    similar = (keys @ keys_t).tril(-1).unsqueeze(3)
+    asked = (queries @ keys_t).tril(-1).unsqueeze(3)
     rows_of_keys = keys.unsqueeze(3)  # [B, H, M, 1, C, R]
     lower = erases.unsqueeze(-1) * decay.between * similar
     target = -(erases * decay.before).unsqueeze(-1) * rows_of_keys
