@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+from deltamem_agents.router.analyze import STOP
 from deltamem_agents.router.facts import Draft
 from deltamem_agents.router.plain import Statement, asks, sentence_spans, statements
 from deltamem_agents.router.secrets import redact, secret_spans
@@ -63,11 +65,25 @@ def _plain(text: str, told: tuple[Statement, int, int], typed: list[Typed]) -> D
     )
 
 
+_LABEL = re.compile(
+    r"([A-Za-z][\w-]*(?:\s+(?:code|number|id|address|name))?)\s*(?:is\s+|[:=#]\s*)?$"
+)
+
+
+def _label(text: str, value: Typed, start: int) -> str:
+    """The noun in front of a value ("flight DJ4147"), by which it is asked for; else its kind."""
+    match = _LABEL.search(text, max(start, value.start - 60), value.start)
+    if match is None or (match.start() == start and match.group(1)[:1].isupper()):
+        return value.kind  # none, or the verb of a command ("Use https://...")
+    word = match.group(1).lower()
+    return value.kind if word.split()[0] in STOP else word
+
+
 def _bare(text: str, value: Typed, start: int, end: int) -> Draft:
     return Draft(
         value.kind,
         "",
-        value.kind,
+        _label(text, value, start),
         text[value.start : value.end],
         value.start,
         value.end,

@@ -6,7 +6,9 @@ import re
 
 # What may stand before a statement without changing it.
 LEAD = re.compile(
-    r"(?:(?:hey|hi|hello|so|okay|ok|listen|well|oh|also|and|but|actually|correction|update|fyi|ps"
+    r"(?:(?:since|as of|starting|effective|until|every|last|this|next)\s+(?:last |next |this )?"
+    r"(?:mon|tues|wednes|thurs|fri|satur|sun)?(?:day|week|month|year|today|tomorrow|now|\d{4})\b[,:]?\s+"
+    r"|(?:hey|hi|hello|so|okay|ok|listen|well|oh|also|and|but|actually|correction|update|fyi|ps"
     r"|by the way|btw|just so you know|for the record|for your (?:notes|information)|in case you"
     r" (?:wonder|need it)|fun fact|note|please|remember|no longer true|scratch that|forget the old"
     r" one|it is different now|things(?: have)? changed|I was wrong|I made a mistake|as far as I"
@@ -24,7 +26,8 @@ LEAD = re.compile(
 # What may stand after a value without belonging to it.
 TAIL = re.compile(
     r"(?:[\s,]+(?:these days|now|for now|from now on|for years|for ages|I think|I believe|today"
-    r"|currently|at the moment|by the way|btw|please|too|as well|again|already|okay|ok|anyway"
+    r"|currently|at the moment|by the way|btw|please|too|as well|again|already"
+    r"|okay\??|ok\??|alright\??|anyway"
     r"|and nothing else|instead|(?:\(?not\b.*)|(?:as of (?:today|now))|since (?:last )?\w+))+$"
     r"|\s*[.!,;:)]+$|\s+$|[\"'”’`]+$",
     re.IGNORECASE,
@@ -32,7 +35,8 @@ TAIL = re.compile(
 _PEOPLE_WORDS = """
 sister brother boss neighbour neighbor cousin mother father mom mum dad uncle aunt roommate friend
 manager grandmother grandfather teacher doctor daughter son coach landlord wife husband partner
-girlfriend boyfriend colleague assistant nephew niece
+girlfriend boyfriend dentist accountant plumber trainer tenant client customer
+supervisor nurse pastor fiance therapist mechanic hairdresser colleague assistant nephew niece parents family kids grandparents team
 """
 PEOPLE = frozenset(_PEOPLE_WORDS.split())
 # verb phrase after the subject -> attribute, whether a newer value takes the older one's place

@@ -8,10 +8,11 @@ and negations state nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from deltamem_agents.router.phrases import LEAD, PEOPLE, TAIL, VERBS
+from deltamem_agents.router.grammar import INNER, STRONG, WEAK, Found
+from deltamem_agents.router.phrases import LEAD, TAIL
 
 
 @dataclass(frozen=True)
@@ -25,31 +26,15 @@ class Statement:
     revisable: bool = True
 
 
-# subject, attribute, start and end of the value in the clause, revisable
-Found = tuple[str, str, int, int, bool]
-
-_WORD = r"[^\W_][\w/&-]*"
-_NOUNS = rf"{_WORD}(?:\s+(?!(?:is|are|was|were|has|have|will|and|that|to)\b){_WORD}){{0,4}}?"
-_NAME = r"[A-Z][\w-]*(?:\s+[A-Z][\w-]*){0,3}"
-_HOLDER = (
-    rf"(?:(?:[Mm]y|[Oo]ur|[Tt]he|[Hh]is|[Hh]er|[Tt]heir|[Tt]his)\s+{_NOUNS}|{_NAME})"
-    rf"(?:['’]s?\s+{_NOUNS})?"
-)
-_ANYONE = rf"(?:I|[Ww]e|{_HOLDER})"
-_COPULA = (
-    r"(?:\s+(?:(?:is|are|will be|has been|have been|was born|has changed|changed|has become|became"
-    r"|remains|equals)(?:\s+(?:now|set|changed|updated))?(?:\s+to)?(?:\s+(?:be|now))?)\s+"
-    r"|['’]s\s+(?=now\b)|\s*(?::\s|\s=)\s*(?=\S))"
-)
-_VALUE = r"(?P<v>\S.*)"
-_POSSESSIVE = rf"(?:(?P<s>{_HOLDER})['’]s?\s+|(?P<own>[Mm]y|[Oo]ur)\s+)(?P<a>{_NOUNS})"
-
+_THAT = re.compile(r"that\s+(?=\S)", re.IGNORECASE)
 _NOT_TOLD = re.compile(
     r"(?:if|when|whenever|unless|suppose|imagine|assuming|whether|would|could|should|can|do|does|did"
     r"|is|are|was|were|what|which|who|whose|whom|where|why|how)\b",
     re.IGNORECASE,
 )
-_FRONT = re.compile(r"(?:(?:now|currently|actually|just|really|still)\s+|an?\s+|[\"'“‘`(]+)", re.I)
+_FRONT = re.compile(
+    r"(?:(?:now|currently|actually|just|really|still)\s+|(?-i:an?)\s+|[\"'“‘`(]+)", re.I
+)
 _NEGATIVE = re.compile(r"(?:not|no longer|never|n['’]t)\b", re.IGNORECASE)
 _STARTER = r"(?:my|our|the|his|her|their|I|we|I['’]m|[A-Z][\w-]*['’]s|please)\s"
 _JOINT = re.compile(rf"(?:,?\s+(?:and|but|while|whereas)\s+|,\s+|;\s*)(?={_STARTER})")
@@ -84,6 +69,7 @@ def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
+_TAG = re.compile(r",\s*(?:okay|ok|alright|all right|yes|you know|got it)\s*\?\s*$", re.I)
 _REQUEST = re.compile(
     r"(?:(?:hey|please|so)[, ]+)*(?:can|could|would|will) you (?:please )?(?:remember|note|save"
     r"|keep in mind|write down|store)\b(?! (?:what|which|who|where|when))",
@@ -93,7 +79,7 @@ _REQUEST = re.compile(
 
 def asks(sentence: str) -> bool:
     """Whether the sentence asks rather than tells; "can you remember that ...?" tells."""
-    if not sentence.rstrip().endswith("?"):
+    if not sentence.rstrip().endswith("?") or _TAG.search(sentence):
         return False
     return _REQUEST.match(sentence.strip()) is None
 
@@ -111,19 +97,49 @@ def _clauses(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 def _read(text: str, start: int, end: int) -> Statement | None:
     while (lead := LEAD.match(text, start, end)) is not None:
         start = lead.end()
+        if (that := _THAT.match(text, start, end)) is not None:
+            start = that.end()
     clause = text[start:end].rstrip(" .!?;,")
-    if not clause or (_NOT_TOLD.match(clause) and not re.match(r"is\b.*\bmy$", clause)):
+    if not clause or _NOT_TOLD.match(clause):
         return None
-    for reader in _readers():
-        found = reader(clause)
-        if found is not None:
-            return _placed(found, clause, start)
+    found = _first(clause, STRONG)
+    if found is None:
+        inner = _inside(clause)
+        if inner is not None:
+            return _read(text, start + inner, end)
+        found = _first(clause, WEAK)
+    return None if found is None else _placed(found, clause, start)
+
+
+def _first(clause: str, readers: Sequence[Callable[[str], Found | None]]) -> Found | None:
+    return next((found for reader in readers if (found := reader(clause)) is not None), None)
+
+
+def _inside(clause: str) -> int | None:
+    """Where a statement begins behind words that the grammar does not know ("New plan: my ...")."""
+    for match in _OPENING.finditer(clause):
+        before = clause[: match.start()]
+        part = _PART.search(before) and not _ANNOUNCES.search(before)
+        if not before or part or _DENIED.search(before) or len(before.split()) > 8:
+            continue
+        if _first(clause[match.start() :], INNER) is not None:
+            return match.start()
     return None
 
 
-def _readers() -> tuple[Callable[[str], Found | None], ...]:
-    first = (_filed, _changed, _called, _owned_thing, _verb)
-    return (*first, _of, _liked, _possessive, _inverse, _label)
+_OPENING = re.compile(r"(?<![\w'’])(?:[Mm]y|[Oo]ur|[Tt]he|[A-Z][\w-]*['’]s)\s")
+# Words before a statement that take its claim away, and those that make it part of another one.
+_DENIED = re.compile(
+    r"\b(?:if|whether|not|never|doubt|unless|suppose|imagine|asked|asks|wondered?|wish|hope|maybe"
+    r"|perhaps|might|what|which|who|how|why)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_PART = re.compile(
+    r"\b(?:no|ask|where|when|want|would|could|should|like|than|is|are|was|were|of|for|with|about"
+    r"|in|on|at|to|from|by)\b|=",
+    re.IGNORECASE,
+)
+_ANNOUNCES = re.compile(r"(?:[:,]|\bthat)\s*$")
 
 
 def _placed(found: Found, clause: str, offset: int) -> Statement | None:
@@ -155,152 +171,3 @@ def holder(phrase: str) -> str:
     if own:
         return "user's " + words[own.end() :]
     return re.sub(r"^(?:the|this)\s+", "", words, flags=re.IGNORECASE)
-
-
-def _possessor(match: re.Match[str]) -> str:
-    return "I" if match.group("own") else match.group("s")
-
-
-def _found(match: re.Match[str], subject: str, attribute: str, revisable: bool = True) -> Found:
-    return (subject, attribute, *match.span("v"), revisable)
-
-
-_FILED = re.compile(
-    rf"(?:write down|save|store|record|note(?: down)?|file)\s+(?P<v>.+?)\s+as\s+{_POSSESSIVE}$"
-)
-
-
-def _filed(clause: str) -> Found | None:
-    match = _FILED.match(clause)
-    return _found(match, _possessor(match), match.group("a")) if match else None
-
-
-_CHANGED = re.compile(
-    rf"(?:(?:I|we|they|you)\s+(?:have\s+|had to\s+|just\s+)*)?"
-    rf"(?:changed?|set|updated?|moved|switch(?:ed)?|renamed?|reset)\s+"
-    rf"(?:{_POSSESSIVE}|the (?P<a2>{_NOUNS}) of (?P<s2>{_HOLDER}))\s+to\s+{_VALUE}$",
-    re.IGNORECASE,
-)
-
-
-def _changed(clause: str) -> Found | None:
-    match = _CHANGED.match(clause)
-    if match is None:
-        return None
-    if match.group("a2"):
-        return _found(match, match.group("s2"), match.group("a2"))
-    return _found(match, _possessor(match), match.group("a"))
-
-
-_CALLED = re.compile(
-    rf"(?:(?:people|everyone|they|you can|friends|we)\s+)?(?:call|named|knows?)\s+"
-    rf"(?P<s>me|{_HOLDER}?)\s+(?:as\s+)?(?P<v>[A-Z`\"]\S*(?:\s+[A-Z]\S*)*)$"
-)
-_I_AM = re.compile(r"(?:I am|I['’]m|This is)\s+(?P<v>[A-Z][a-z]+(?:\s+[A-Z][a-z]+){0,2})$")
-
-
-def _called(clause: str) -> Found | None:
-    match = _CALLED.match(clause)
-    if match:
-        return _found(match, match.group("s"), "name")
-    match = _I_AM.match(clause)
-    return _found(match, "I", "name") if match else None
-
-
-_OWNED = re.compile(
-    rf"(?P<s>{_ANYONE})\s+(?:have|has|own|owns|adopted|got|bought)\s+an?\s+(?P<k>{_NOUNS}),?\s+"
-    r"(?:(?:who|which|that)\s+is\s+)?(?:named|called)\s+(?P<v>\S.*)$"
-)
-
-
-def _owned_thing(clause: str) -> Found | None:
-    match = _OWNED.match(clause)
-    if match is None:
-        return None
-    owner = "my" if match.group("s") in ("I", "we", "We") else match.group("s") + "'s"
-    return _found(match, f"{owner} {match.group('k')}", "name")
-
-
-_VERBAL = tuple(
-    (re.compile(rf"(?P<s>{_ANYONE})\s+(?:{verb})\s+(?P<v>\S.*)$"), attribute, revisable)
-    for verb, attribute, revisable in VERBS
-)
-_AS_ITS = re.compile(
-    r"(?P<v>\S+(?:\s+\S+){0,3}?)\s+(?:as|for)\s+(?:its|my|our|the|his|her|their)\s+(?P<a>.+)$"
-)
-
-
-def _verb(clause: str) -> Found | None:
-    for form, attribute, revisable in _VERBAL:
-        match = form.match(clause)
-        if match is None:
-            continue
-        start, end = match.span("v")
-        role = _AS_ITS.match(clause[start:end])
-        if role is not None and attribute in ("used", "owned"):
-            return match.group("s"), role.group("a"), start, start + role.end("v"), True
-        if attribute in ("favourite drink", "favourite food"):
-            end = start + len(re.sub(r"\s+(?:every|each) (?:day|morning)$", "", clause[start:end]))
-        if attribute == "age":
-            end = start + len(re.sub(r"\s+years old.*$", "", clause[start:end]))
-        return match.group("s"), attribute, start, end, revisable
-    return None
-
-
-_OF = re.compile(
-    rf"[Tt]he\s+(?P<a>{_NOUNS})\s+(?:of|for)\s+(?P<s>me|{_HOLDER}|{_NOUNS}){_COPULA}{_VALUE}$"
-)
-
-
-def _of(clause: str) -> Found | None:
-    match = _OF.match(clause)
-    return _found(match, match.group("s"), match.group("a")) if match else None
-
-
-_LIKED = re.compile(
-    rf"[Tt]he\s+(?P<a>{_NOUNS})\s+(?:that\s+)?(?P<s>{_ANYONE})\s+(?:likes?|loves?|prefers?)"
-    rf"(?:\s+(?:best|most|the most))?\s+is\s+(?:the\s+)?{_VALUE}$"
-)
-
-
-def _liked(clause: str) -> Found | None:
-    match = _LIKED.match(clause)
-    return _found(match, match.group("s"), "favourite " + match.group("a")) if match else None
-
-
-_IS = re.compile(rf"{_POSSESSIVE}{_COPULA}{_VALUE}$")
-
-
-def _possessive(clause: str) -> Found | None:
-    match = _IS.match(clause)
-    if match is None:
-        return None
-    subject, attribute = _possessor(match), match.group("a")
-    if attribute.lower() in PEOPLE and re.match(r"an?\s", match.group("v")):
-        owner = "my " if match.group("own") else subject + "'s "
-        return _found(match, owner + attribute, "job")
-    place = re.match(r"(?:in|on|at)\s+", match.group("v"))
-    start, end = match.span("v")
-    return subject, attribute, start + (place.end() if place else 0), end, True
-
-
-_INVERSE = re.compile(rf"(?P<v>\S.{{0,80}}?)\s+is\s+(?:now\s+)?{_POSSESSIVE}$")
-
-
-def _inverse(clause: str) -> Found | None:
-    match = _INVERSE.match(clause)
-    return _found(match, _possessor(match), match.group("a")) if match else None
-
-
-_THE = re.compile(rf"[Tt]he\s+(?P<a>{_NOUNS}){_COPULA}{_VALUE}$")
-_KEY = re.compile(r"[\"']?(?P<a>[A-Za-z][\w .-]{0,40}?)[\"']?\s*[:=]\s*(?P<v>\S.*)$")
-
-
-def _label(clause: str) -> Found | None:
-    match = _THE.match(clause)
-    if match:
-        return _found(match, "", match.group("a"))
-    match = _KEY.match(clause)
-    if match and not match.group("v").startswith("//"):
-        return _found(match, "", re.sub(r"[_.]+", " ", match.group("a")))
-    return None

@@ -15,11 +15,13 @@ from deltamem_agents.errors import ConfigError
 from deltamem_agents.router.answer import Answer, answer, as_data, unverified
 from deltamem_agents.router.documents import RetrieverStore
 from deltamem_agents.router.facts import Scope
+from deltamem_agents.router.features import fit
 from deltamem_agents.router.messages import heard
-from deltamem_agents.router.policy import Decision, decide, fit
+from deltamem_agents.router.policy import Decision, decide
 from deltamem_agents.router.scope import scope_of
 from deltamem_agents.router.store import FactStore
 
+DEEPER = 3  # facts are searched this many times deeper than given on, then ordered by fit
 logger = logging.getLogger(__name__)
 Source = FactStore | RetrieverStore | BaseRetriever | VectorStore
 Question = str | BaseMessage | dict[str, Any]
@@ -61,12 +63,14 @@ class HybridRouter(Runnable[Question, Decision]):
             )
 
     def _probe(self, query: str, scope: Scope) -> Decision:
-        hits = self.store.search(query, scope, self.k)
+        hits = self.store.search(query, scope, DEEPER * self.k)
         best = max((round(hit.keyword, 6) for hit in hits), default=0.0)
         # Among facts that hold as many of the question's words, subject and attribute decide.
         ordered = sorted(
-            hits, key=lambda h: (round(h.keyword, 6) == best, fit(query, h.fact)), reverse=True
-        )
+            hits,
+            key=lambda h: fit(query, h.fact) + 3.0 * (round(h.keyword, 6) == best),
+            reverse=True,
+        )[: self.k]
         conflicts = self.store.rivals(ordered[0].fact, scope) if ordered else ()
         return decide(query, ordered, conflicts)
 

@@ -1,0 +1,172 @@
+"""How well the router routes: answers verbatim, abstains, keeps out of the way, leaks nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+
+from deltamem_agents.checkpoint import SQLAlchemySaver
+from deltamem_agents.evaluation.tasks.router_world import Case, Query, RouterWorld, Split
+from deltamem_agents.router import Decision, Fact, FactStore, HybridRouter, Scope
+from deltamem_agents.router.asked import names
+
+TENANT, OTHER = "eval", "eval-other"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One question and what became of it.
+
+    Attributes:
+        leaked: facts of another tenant or thread among the retrieved.
+        valid: every citation names a stored fact, and its span holds the value.
+        best: the fact that was found first, whatever the route.
+    """
+
+    query: Query
+    decision: Decision
+    leaked: int
+    valid: bool
+    best: Fact | None = None
+
+    @property
+    def correct(self) -> bool:
+        """The store answered, with the truth, verbatim."""
+        return self.decision.value is not None and self.decision.value == self.query.truth
+
+    @property
+    def at_hand(self) -> bool:
+        """The truth was answered, or given to the model among the facts."""
+        given = self.decision.route in ("exact", "both")
+        return given and any(h.fact.value == self.query.truth for h in self.decision.facts)
+
+    @property
+    def stale(self) -> bool:
+        """A value that no longer holds was answered, or given to the model as one that does."""
+        shown = [h.fact for h in self.decision.facts]
+        if self.decision.route == "exact":
+            shown = shown[:1]
+        return any(f.value in self.query.stale and names(self.query.text, f) for f in shown)
+
+
+@dataclass(frozen=True)
+class RouterReport:
+    """Rates over the generated questions, by kind."""
+
+    outcomes: tuple[Outcome, ...]
+    hits_after_forget: int
+    rows: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, *kinds: str) -> list[Outcome]:
+        """The outcomes of some kinds."""
+        return [o for o in self.outcomes if o.query.kind in kinds]
+
+    def summary(self) -> dict[str, float]:
+        """The figures by name; rates are between 0 and 1."""
+        exact, revised = self.of("exact"), self.of("revised")
+        mixed, absent = self.of("mixed"), self.of("absent", "foreign")
+        diffuse = self.of("diffuse")
+        routes = Counter(o.decision.route for o in diffuse)
+        cited = [o for o in self.outcomes if o.decision.citations]
+        return {
+            "queries": len(self.outcomes),
+            "exact answered verbatim": _rate(o.correct for o in exact),
+            "exact answered or at hand": _rate(o.correct or o.at_hand for o in exact),
+            "revised answered with the new value": _rate(o.correct for o in revised),
+            "revised answered with an old value": _rate(o.stale for o in revised),
+            "mixed: fact at hand": _rate(o.at_hand for o in mixed),
+            "absent or another tenant's: abstains": _rate(
+                o.decision.route == "abstain" for o in absent
+            ),
+            "absent: answered with a value": _rate(o.decision.value is not None for o in absent),
+            "diffuse: needless retrieval": (routes["exact"] + routes["both"])
+            / max(len(diffuse), 1),
+            "diffuse: needless abstention": routes["abstain"] / max(len(diffuse), 1),
+            "citations valid": _rate(o.valid for o in cited),
+            "hits across tenants": float(sum(o.leaked for o in self.outcomes)),
+            "hits after forget": float(self.hits_after_forget),
+        }
+
+
+def evaluate_router(
+    *,
+    seed: int = 0,
+    split: Split = "test",
+    threads: int = 40,
+    embeddings: Embeddings | None = None,
+    url: str = "",
+) -> RouterReport:
+    """Runs the generated task.
+
+    Args:
+        seed: of the world.
+        split: which phrasings; "test" is for measuring only.
+        threads: how many; each has about 31 questions.
+        embeddings: adds vector search.
+        url: of an empty database; a SQLite file of its own if "".
+
+    Returns:
+        All outcomes with their rates.
+    """
+    world = RouterWorld(seed, split)
+    cases = [world.case(number) for number in range(threads)]
+    with TemporaryDirectory() as folder:
+        url = url or f"sqlite:///{Path(folder) / 'facts.db'}"
+        with (
+            SQLAlchemySaver(url, tenant=TENANT, synchronous="OFF") as mine,
+            SQLAlchemySaver(url, tenant=OTHER, synchronous="OFF") as theirs,
+        ):
+            store, other = FactStore(mine, embeddings=embeddings), FactStore(theirs)
+            for case in cases:
+                other.record_all(_messages(case.foreign), Scope(OTHER, case.thread))
+                store.record_all(_messages(case.told), Scope(TENANT, case.thread))
+            router = HybridRouter(store)
+            outcomes = tuple(o for case in cases for o in _ask(router, case))
+            return RouterReport(outcomes, sum(_forget(router, case) for case in cases[:10]))
+
+
+def _messages(texts: Sequence[str]) -> list[dict[str, str]]:
+    return [{"role": "user", "content": t, "id": f"m{n}"} for n, t in enumerate(texts)]
+
+
+def _ask(router: HybridRouter, case: Case) -> Iterator[Outcome]:
+    scope = Scope(TENANT, case.thread)
+    sources = dict(enumerate(case.told))
+    ids = {fact.fact_id for fact in router.store.facts(scope, closed=True)}  # type: ignore[union-attr]
+    for query in case.queries:
+        decision = router.probe(query.text, scope)
+        leaked = sum(hit.fact.fact_id not in ids for hit in decision.facts)
+        leaked += sum(hit.fact.value in case.secret_values for hit in decision.facts)
+        valid = all(
+            citation.fact_id in ids
+            and sources[int(citation.source_message_id[1:])][slice(*citation.span)]
+            == citation.value
+            for citation in decision.citations
+        )
+        yield Outcome(query, decision, leaked, valid, decision.best)
+
+
+def _forget(router: HybridRouter, case: Case) -> int:
+    """Forgets each answered fact's message and counts what of it is still found."""
+    scope, found = Scope(TENANT, case.thread), 0
+    store = router.store
+    for query in case.queries:
+        decision = router.probe(query.text, scope)
+        if decision.fact is None:
+            continue
+        source = decision.fact.source_message_id
+        store.forget(scope, message_ids=[source])
+        again = store.search(query.text, scope, 20)
+        found += sum(hit.fact.source_message_id == source for hit in again)
+    return found
+
+
+def _rate(flags: Any) -> float:
+    values = [bool(flag) for flag in flags]
+    return sum(values) / max(len(values), 1)

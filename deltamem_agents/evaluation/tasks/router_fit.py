@@ -1,0 +1,143 @@
+"""Fits the router's weights: `python -m deltamem_agents.evaluation.tasks.router_fit`.
+
+A softmax regression with an L2 penalty on the features of generated questions, "dev" phrasings
+only, by Newton's method; then one temperature on threads of their own, so that the probabilities
+say how often they are right. Takes a minute on one core and gives the same file for the same seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deltamem_agents.evaluation.tasks.router import Outcome, evaluate_router
+from deltamem_agents.router.features import Features
+from deltamem_agents.router.policy import ROUTES, inputs_of
+
+TARGET = {
+    "exact": "exact",
+    "revised": "exact",
+    "mixed": "both",
+    "absent": "abstain",
+    "foreign": "abstain",
+    "diffuse": "neural",
+}
+UNUSED = ("cosine",)  # the weights are for keyword search; with an embedder cosine breaks ties only
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def fit(seed: int = 0, threads: int = 60, penalty: float = 0.3) -> dict[str, Any]:
+    """Fits and calibrates.
+
+    Args:
+        seed: of the threads.
+        threads: for the weights; a third as many more for the temperature.
+        penalty: of the squared weights.
+
+    Returns:
+        What `weights.json` holds.
+    """
+    given, wanted = _data(seed, threads)
+    weights = _newton(given, wanted, penalty)
+    held, truth = _data(seed + 1, max(threads // 3, 1))
+    temperature = min(
+        np.geomspace(0.25, 4.0, 81), key=lambda t: _loss(held @ weights / float(t), truth)
+    )
+    names = list(inputs_of(Features()))
+    chances = _softmax(held @ weights / float(temperature))
+    sure = chances.max(axis=1)
+    right = chances.argmax(axis=1) == truth.argmax(axis=1)
+    return {
+        "format": 1,
+        "temperature": round(float(temperature), 4),
+        "weights": {
+            route: {name: round(float(w), 4) for name, w in zip(names, column, strict=True)}
+            for route, column in zip(ROUTES, weights.T, strict=True)
+        },
+        "fitted": {
+            "seed": seed,
+            "questions": len(given),
+            "accuracy on other threads": round(float(right.mean()), 4),
+            "expected calibration error": round(_calibration_error(sure, right), 4),
+        },
+    }
+
+
+def _data(seed: int, threads: int) -> tuple[Array, Array]:
+    outcomes = evaluate_router(seed=seed, split="dev", threads=threads).outcomes
+    rows = [list(_inputs(outcome).values()) for outcome in outcomes]
+    goals = [[float(route == _target(o)) for route in ROUTES] for o in outcomes]
+    return np.asarray(rows), np.asarray(goals)
+
+
+def _inputs(outcome: Outcome) -> dict[str, float]:
+    found = {**asdict(outcome.decision.features), **dict.fromkeys(UNUSED, 0.0)}
+    return inputs_of(Features(**found))
+
+
+def _target(outcome: Outcome) -> str:
+    """Where the best found fact is not the truth, answering by it would be wrong."""
+    target = TARGET[outcome.query.kind]
+    best = outcome.best.value if outcome.best is not None else None
+    return "both" if target == "exact" and best != outcome.query.truth else target
+
+
+def _newton(given: Array, wanted: Array, penalty: float) -> Array:
+    inputs, routes = given.shape[1], wanted.shape[1]
+    weights = np.zeros((inputs, routes))
+    for _ in range(30):
+        chances = _softmax(given @ weights)
+        slope = given.T @ (chances - wanted) + penalty * weights
+        curve = np.zeros((inputs, routes, inputs, routes))
+        for a in range(routes):
+            for b in range(routes):
+                share = chances[:, a] * (float(a == b) - chances[:, b])
+                curve[:, a, :, b] = given.T @ (given * share[:, None])
+        flat = curve.reshape(inputs * routes, -1) + penalty * np.eye(inputs * routes)
+        step = np.linalg.solve(flat, slope.ravel()).reshape(inputs, routes)
+        weights -= step
+        if np.abs(step).max() < 1e-6:
+            break
+    return weights
+
+
+def _softmax(scores: Array) -> Array:
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _loss(scores: Array, wanted: Array) -> float:
+    return float(-np.log(np.maximum(_softmax(scores)[wanted > 0], 1e-12)).mean())
+
+
+def _calibration_error(sure: Array, right: Array, bins: int = 10) -> float:
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    gaps = [
+        abs(float(sure[place == b].mean()) - float(right[place == b].mean())) * (place == b).mean()
+        for b in range(bins)
+        if (place == b).any()
+    ]
+    return float(sum(gaps))
+
+
+def main() -> None:
+    """Writes the weights."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="deltamem_agents/router/weights.json"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=60)
+    given = parser.parse_args()
+    fitted = fit(given.seed, given.threads)
+    given.out.write_text(json.dumps(fitted, indent=1) + "\n", "utf-8")
+    print(json.dumps(fitted["fitted"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
