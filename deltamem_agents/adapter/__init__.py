@@ -13,7 +13,7 @@ from __future__ import annotations
 from deltamem_agents.adapter.cache import MemoryCache
 from deltamem_agents.adapter.call import MemoryCall
 from deltamem_agents.adapter.config import DeltaMemConfig
-from deltamem_agents.adapter.files import load_adapter, save_adapter
+from deltamem_agents.adapter.files import convert, load_adapter, save_adapter
 from deltamem_agents.adapter.model import (
     adapter_config,
     adapter_fingerprint,
@@ -36,6 +36,7 @@ __all__ = [
     "adapter_parameters",
     "attach",
     "close_segments",
+    "convert",
     "detach",
     "load_adapter",
     "save_adapter",

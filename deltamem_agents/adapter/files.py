@@ -1,14 +1,11 @@
-"""Adapters on disk: our format (JSON and safetensors), and either format into a model."""
+"""Adapters on disk, in our format or the released one, into a model and out of it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deltamem_agents.adapter import official
@@ -21,21 +18,16 @@ from deltamem_agents.adapter.model import (
     check_name,
     checked,
     config_of,
-    fingerprint,
     install_all,
     plain_path,
 )
+from deltamem_agents.adapter.ours import CONFIG, WEIGHTS, check_finite, read_ours, write_ours
 from deltamem_agents.errors import (
     ConfigError,
     FileFormatError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
-
-CONFIG = "deltamem_config.json"
-WEIGHTS = "deltamem_adapter.safetensors"
-FORMAT = "deltamem-adapter"
-VERSION = 1
 
 
 def save_adapter(model: nn.Module, folder: str | Path, *, format: str = "deltamem") -> Path:
@@ -56,12 +48,9 @@ def save_adapter(model: nn.Module, folder: str | Path, *, format: str = "deltame
     tensors: dict[str, Tensor] = dict(adapter_parameters(model))
     folder = Path(folder)
     if format == "official":
-        widths = _official_widths(model, config)
-        folder.mkdir(parents=True, exist_ok=True)
-        official.write_official(folder, config, tensors, widths)
+        official.write_official(folder, config, tensors, _widths(model, config))
     elif format == "deltamem":
-        folder.mkdir(parents=True, exist_ok=True)
-        write_ours(folder, config, tensors, _backbone(model))
+        write_ours(folder, config, tensors, _backbone(model) | {"widths": _widths(model, config)})
     else:
         raise ConfigError('format is "deltamem" or "official"', got=format)
     return folder
@@ -124,52 +113,38 @@ def read(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor], dict[str, Any
     )
 
 
-def write_ours(
-    folder: Path, config: DeltaMemConfig, tensors: dict[str, Tensor], backbone: dict[str, Any]
-) -> None:
-    """Write the two files of our format."""
-    plain = {n: t.detach().to("cpu", torch.float32).clone() for n, t in tensors.items()}
-    about = {
-        "format": FORMAT,
-        "format_version": VERSION,
-        "fingerprint": fingerprint(config, plain),
-        "backbone": backbone,
-        "adapter": config.canonical(),
-    }
-    save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+def convert(source: str | Path, target: str | Path, *, revision: str | None = None) -> Path:
+    """Turn an adapter in the released format into ours, or the other way round.
 
+    Args:
+        source: a local folder, or a name on the hub.
+        target: a folder; made if it is not there.
+        revision: on the hub, which one.
 
-def read_ours(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor], dict[str, Any]]:
-    """Read the two files of our format.
+    Returns:
+        the target folder.
 
     Raises:
-        FileFormatError: damaged, of a later version, or not the pair that was written together.
+        ModelNotFoundError, FileFormatError: as `load_adapter`.
+        UnsupportedModelError: the released format has no place for this adapter.
     """
-    try:
-        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kept = about["format"], about["format_version"]
-        values, mark, backbone = about["adapter"], about["fingerprint"], about["backbone"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{CONFIG} describes an adapter", got=repr(error)) from error
-    if kept != (FORMAT, VERSION):
-        raise FileFormatError(
-            f"{CONFIG} has format {FORMAT!r} and format_version {VERSION}",
-            got=kept,
-            remedy="A later version of deltamem-agents may read it.",
-        )
-    config = DeltaMemConfig.from_canonical(values)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise FileFormatError(f"{WEIGHTS} is a safetensors file", got=str(error)) from error
-    if fingerprint(config, tensors) != mark:
-        raise FileFormatError(
-            f"{WEIGHTS} and {CONFIG} were written together and not changed since",
-            got=str(folder),
-            remedy="Fetch or save the adapter again.",
-        )
-    return config, tensors, backbone
+    config, tensors, backbone = read(resolve(source, revision))
+    target = Path(target)
+    if backbone is not None:
+        official.write_official(target, config, tensors, backbone.get("widths", {}))
+        return target
+    check_finite(tensors)
+    hidden = next((t.shape[1] for n, t in tensors.items() if n.endswith("beta_proj")), 0)
+    widths: dict[str, dict[str, int]] = {}
+    for name, tensor in tensors.items():
+        path, _, last = name.rpartition(".")
+        if last.startswith("delta_") and last.endswith("_proj"):
+            correction = last.removeprefix("delta_").removesuffix("_proj")
+            widths.setdefault(path, {})[correction] = tensor.shape[0]
+    unused = tuple(f".delta_{c}_proj" for c in CORRECTIONS if c not in config.corrections)
+    kept = {n: t for n, t in tensors.items() if not (unused and n.endswith(unused))}
+    write_ours(target, config, kept, {"hidden_size": hidden, "widths": widths})
+    return target
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Path:
@@ -233,8 +208,7 @@ def _fill(sites: list[Site], memories: list[DeltaMemory], tensors: dict[str, Ten
                 got=tuple(tensor.shape),
                 remedy="Load the adapter into the backbone it was trained on.",
             )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise FileFormatError(f"{key} holds finite floating point numbers", got=tensor.dtype)
+    check_finite(tensors)
     with torch.no_grad():
         for key, parameter in wanted.items():
             parameter.copy_(tensors[key])
@@ -254,7 +228,8 @@ def _backbone(model: nn.Module) -> dict[str, Any]:
 
 
 def _same_backbone(theirs: dict[str, Any], here: dict[str, Any]) -> None:
-    if theirs != here:
+    theirs = {name: value for name, value in theirs.items() if name in here}
+    if any(here[name] != value for name, value in theirs.items()):
         raise UnsupportedModelError(
             f"the adapter was made for this backbone ({here})",
             got=theirs,
@@ -262,13 +237,8 @@ def _same_backbone(theirs: dict[str, Any], here: dict[str, Any]) -> None:
         )
 
 
-def _official_widths(model: nn.Module, config: DeltaMemConfig) -> dict[str, dict[str, int]]:
-    widths = {}
-    for site in find_sites(model, config.layers):
-        if missing := [name for name in CORRECTIONS if name not in site.ports]:
-            raise UnsupportedModelError(
-                "the released format has q, k, v and o projections in every layer",
-                got=f"none for {missing} in {type(site.module).__name__}",
-            )
-        widths[plain_path(site.path)] = {n: site.ports[n].width for n in CORRECTIONS}
-    return widths
+def _widths(model: nn.Module, config: DeltaMemConfig) -> dict[str, dict[str, int]]:
+    return {
+        plain_path(site.path): {name: port.width for name, port in site.ports.items()}
+        for site in find_sites(model, config.layers)
+    }

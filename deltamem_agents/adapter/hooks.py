@@ -51,7 +51,8 @@ class DecoderEntry:
 
     def running(self) -> list[DeltaMemory]:
         """The adapters that are switched on, one a layer."""
-        return [memory for layer in self.layers if (memory := layer.running) is not None]
+        memories = [layer.running for layer in self.layers]
+        return [memory for memory in memories if memory is not None]
 
     def plan(self, running: list[DeltaMemory]) -> Plan:
         """Which states the running adapters need."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deltamem_agents.adapter.config import CORRECTIONS, DeltaMemConfig
-from deltamem_agents.errors import FileFormatError
+from deltamem_agents.errors import FileFormatError, UnsupportedModelError
 
 CONFIG = "delta_mem_config.json"
 WEIGHTS = "delta_mem_adapter.pt"
@@ -121,16 +123,40 @@ def write_official(
     """Write an adapter as the released code does, with zeros where no correction is made.
 
     Args:
-        folder: where to; it exists.
+        folder: where to; made if it is not there.
         config: the adapter's configuration.
         tensors: its tensors by released name.
         widths: for each attention path the output width of q, k, v and o.
+
+    Raises:
+        UnsupportedModelError: a layer has no such projections, which that format needs.
     """
+    paths = {name.rpartition(".")[0] for name in tensors}
+    lacking = [p for p in sorted(paths) if set(widths.get(p, ())) != set(CORRECTIONS)]
+    if lacking:
+        raise UnsupportedModelError(
+            "the released format has q, k, v and o projections in every layer",
+            got=f"{lacking[0]} with {list(widths.get(lacking[0], ()))}",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     complete = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in tensors.items()}
-    for path, sizes in widths.items():
+    for path in paths:
         for name in CORRECTIONS:
             key = f"{path}.delta_{name}_proj"
             if key not in complete:
-                complete[key] = torch.zeros(sizes[name], config.width)
-    (folder / CONFIG).write_text(json.dumps(config_to_official(config), indent=2), encoding="utf-8")
-    torch.save({name: t.clone() for name, t in complete.items()}, folder / WEIGHTS)
+                complete[key] = torch.zeros(widths[path][name], config.width)
+    with replacing(folder / WEIGHTS) as temporary:
+        torch.save({name: t.clone() for name, t in complete.items()}, temporary)
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(config_to_official(config), indent=2), encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` once it is whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
