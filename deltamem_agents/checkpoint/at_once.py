@@ -56,8 +56,9 @@ class AtOnce:
         ]
         return func.unnest(*arrays).table_valued(*names, name=f"new_{table.name}").render_derived()
 
-    def _put(self, unchanged: bool, changed: bool, blobs: bool, memories: bool, kept_memories: bool
-             ) -> Statement:
+    def _put(
+        self, unchanged: bool, changed: bool, blobs: bool, memories: bool, kept_memories: bool
+    ) -> Statement:
         tables = self.tables
         kept = self._kept() if unchanged else None
         head = self._head(kept).cte("head")
@@ -67,15 +68,24 @@ class AtOnce:
         sources: list[Select[Any]] = []
         if changed:
             new = self._rows(tables.channels, _CHANNEL)
-            sources.append(select(head.c.id, *(new.c[name] for name in _CHANNEL))
-                           .select_from(head.join(new, literal_column("true"))))
+            sources.append(
+                select(head.c.id, *(new.c[name] for name in _CHANNEL)).select_from(
+                    head.join(new, literal_column("true"))
+                )
+            )
         if kept is not None:
-            sources.append(select(head.c.id, *(kept.c[name] for name in _CHANNEL))
-                           .select_from(head.join(kept, literal_column("true"))))
+            sources.append(
+                select(head.c.id, *(kept.c[name] for name in _CHANNEL)).select_from(
+                    head.join(kept, literal_column("true"))
+                )
+            )
         if sources:
             rows: Any = union_all(*sources) if len(sources) > 1 else sources[0]
-            parts.append(postgresql.insert(tables.channels).from_select(
-                ["checkpoint", *_CHANNEL], rows).cte("put_channels"))
+            parts.append(
+                postgresql.insert(tables.channels)
+                .from_select(["checkpoint", *_CHANNEL], rows)
+                .cte("put_channels")
+            )
         if memories:
             parts.append(self._memories(head).cte("put_memories"))
         if kept_memories and kept is not None:
@@ -88,31 +98,42 @@ class AtOnce:
         row = select(*(bindparam(column.name, type_=column.type) for column in columns))
         if kept is not None:
             row = row.where(
-                select(func.count()).select_from(kept).scalar_subquery() == bindparam("expected"))
+                select(func.count()).select_from(kept).scalar_subquery() == bindparam("expected")
+            )
         return (
-            postgresql.insert(table).from_select([column.name for column in columns], row)
-            .on_conflict_do_nothing().returning(table.c.id)
+            postgresql.insert(table)
+            .from_select([column.name for column in columns], row)
+            .on_conflict_do_nothing()
+            .returning(table.c.id)
         )
 
     def _parent(self) -> Any:
         table = self.tables.checkpoints
         return and_(
-            table.c.tenant == bindparam("tenant"), table.c.thread_id == bindparam("thread_id"),
+            table.c.tenant == bindparam("tenant"),
+            table.c.thread_id == bindparam("thread_id"),
             table.c.namespace_key == bindparam("namespace_key"),
-            table.c.checkpoint_id == bindparam("parent_id"))
+            table.c.checkpoint_id == bindparam("parent_id"),
+        )
 
     def _kept(self) -> Any:
         """The parent's channels that are unchanged, at the versions that are wanted."""
         table, heads = self.tables.channels, self.tables.checkpoints
-        wanted = func.unnest(
-            bindparam("kept_channel", type_=postgresql.ARRAY(_array_type(table, "channel"))),
-            bindparam("kept_version", type_=postgresql.ARRAY(table.c.version.type)),
-        ).table_valued("channel", "version", name="wanted").render_derived()
+        wanted = (
+            func.unnest(
+                bindparam("kept_channel", type_=postgresql.ARRAY(_array_type(table, "channel"))),
+                bindparam("kept_version", type_=postgresql.ARRAY(table.c.version.type)),
+            )
+            .table_valued("channel", "version", name="wanted")
+            .render_derived()
+        )
         return (
             select(*(table.c[name] for name in _CHANNEL))
             .join(heads, heads.c.id == table.c.checkpoint)
-            .join(wanted, and_(wanted.c.channel == table.c.channel,
-                               wanted.c.version == table.c.version))
+            .join(
+                wanted,
+                and_(wanted.c.channel == table.c.channel, wanted.c.version == table.c.version),
+            )
             .where(self._parent())
         ).cte("kept")
 
@@ -122,28 +143,31 @@ class AtOnce:
         rows = select(*(new.c[name] for name in names))
         if head is not None:
             rows = rows.where(exists(select(head.c.id)))
-        return (
-            postgresql.insert(tables.blobs).from_select(names, rows).on_conflict_do_nothing())
+        return postgresql.insert(tables.blobs).from_select(names, rows).on_conflict_do_nothing()
 
     def _memories(self, head: Any) -> Any:
         table = self.tables.memory_states
         names = [column.name for column in table.columns if column.name != "checkpoint"]
         new = self._rows(table, names)
         rows = select(head.c.id, *(new.c[name] for name in names)).select_from(
-            head.join(new, literal_column("true")))
+            head.join(new, literal_column("true"))
+        )
         return postgresql.insert(table).from_select(["checkpoint", *names], rows)
 
     def _kept_memories(self, head: Any, kept: Any) -> Any:
         table, heads = self.tables.memory_states, self.tables.checkpoints
         names = [column.name for column in table.columns]
-        new = {"checkpoint": head.c.id,
-               "checkpoint_id": bindparam("checkpoint_id", type_=table.c.checkpoint_id.type)}
+        new = {
+            "checkpoint": head.c.id,
+            "checkpoint_id": bindparam("checkpoint_id", type_=table.c.checkpoint_id.type),
+        }
         rows = (
             select(*(new.get(name, table.c[name]) for name in names))
-            .select_from(table.join(heads, heads.c.id == table.c.checkpoint)
-                         .join(kept, and_(kept.c.channel == table.c.channel,
-                                          kept.c.blob == table.c.blob))
-                         .join(head, literal_column("true")))
+            .select_from(
+                table.join(heads, heads.c.id == table.c.checkpoint)
+                .join(kept, and_(kept.c.channel == table.c.channel, kept.c.blob == table.c.blob))
+                .join(head, literal_column("true"))
+            )
             .where(self._parent())
         )
         return postgresql.insert(table).from_select(names, rows)
@@ -152,13 +176,13 @@ class AtOnce:
         table = self.tables.writes
         names = [column.name for column in table.columns]
         new = self._rows(table, names)
-        into = postgresql.insert(table).from_select(
-            names, select(*(new.c[name] for name in names)))
+        into = postgresql.insert(table).from_select(names, select(*(new.c[name] for name in names)))
         if again:
             keys = [column.name for column in table.primary_key]
             into = into.on_conflict_do_update(
                 index_elements=keys,
-                set_={name: into.excluded[name] for name in names if name not in keys})
+                set_={name: into.excluded[name] for name in names if name not in keys},
+            )
         else:
             into = into.on_conflict_do_nothing()
         if blobs:

@@ -83,7 +83,7 @@ def sync_engine(url: URL, *, synchronous: str, busy_timeout: float, pool_size: i
         if is_memory(url):
             for name in ("pool_size", "max_overflow", "pool_use_lifo", "pool_timeout"):
                 options.pop(name)
-    engine = _create(create_engine, url, options)
+    engine: Engine = _create(create_engine, url, options)
     if backend == "sqlite":
         _prepare_sqlite(engine, synchronous)
     return engine
@@ -117,8 +117,8 @@ def reader(source: str | URL | Path | Engine) -> Engine:
     url = parse(source)
     backend = url.get_backend_name()
     if backend != "sqlite":
-        engine: Engine = _create(create_engine, url.set(drivername=_SYNC[backend]), {})
-        return engine
+        opened: Engine = _create(create_engine, url.set(drivername=_SYNC[backend]), {})
+        return opened
     path = Path(url.database or "")
     if not path.is_file():
         raise ConfigError("the database to import is a file", got=str(path))
@@ -191,3 +191,15 @@ def pragmas(connection: Any, synchronous: str, *, given: bool = False) -> None:
             raise
     finally:
         cursor.close()
+
+
+def truncate_log(engine: Engine) -> None:
+    """Move SQLite's write-ahead log into the file, and cut it to nothing."""
+    raw = engine.raw_connection()
+    try:
+        cursor = raw.cursor()
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        cursor.fetchall()
+        cursor.close()
+    finally:
+        raw.close()

@@ -26,6 +26,36 @@ _FULL_CODES = {1021, 1114, 3675}
 _LOST_CODES = {1040, 1045, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 
 
+_SQLITE: tuple[tuple[str, type[StorageError], str, str], ...] = (
+    (
+        "SQLITE_CORRUPT",
+        CorruptStorageError,
+        "the file is a sound SQLite database",
+        "Restore it from a backup; nothing was written to it.",
+    ),
+    (
+        "SQLITE_NOTADB",
+        CorruptStorageError,
+        "the file is a sound SQLite database",
+        "Check the path, or restore it from a backup; nothing was written to it.",
+    ),
+    (
+        "SQLITE_BUSY",
+        StorageBusyError,
+        "another writer leaves the database in time",
+        "Raise `busy_timeout`, or look for a transaction that stays open.",
+    ),
+    ("SQLITE_LOCKED", StorageBusyError, "another writer leaves the table in time", "Try again."),
+    ("SQLITE_READONLY", ReadOnlyStorageError, "the database can be written", "Check the file."),
+    (
+        "SQLITE_CANTOPEN",
+        ConnectionLostError,
+        "the database file can be opened",
+        "Check that its folder exists and can be written.",
+    ),
+)
+
+
 def original(error: BaseException) -> BaseException:
     """The driver's own error, also where SQLAlchemy wrapped it."""
     if isinstance(error, DBAPIError) and error.orig is not None:
@@ -72,63 +102,53 @@ def is_lost(error: BaseException, dialect: Dialect, connection: object) -> bool:
 
 def translate(error: BaseException, dialect: Dialect, *, lost: bool) -> BaseException:
     """The error to raise instead; our own, and what no driver raises, stay as they are."""
-    if isinstance(error, DeltaMemError):
-        return error
     source = original(error)
     message = f"{type(source).__name__}: {source}"
-    if isinstance(error, PoolTimeoutError):
-        return StorageBusyError("a connection is free in time", got=message,
-                                remedy="Make the engine's pool larger.")
-    if lost:
-        return ConnectionLostError(
-            "the database answers", got=message,
+    module = dialect.loaded_dbapi
+    translated: DeltaMemError | None = None
+    if isinstance(error, DeltaMemError):
+        translated = error
+    elif isinstance(error, PoolTimeoutError):
+        translated = StorageBusyError(
+            "a connection is free in time", got=message, remedy="Make the engine's pool larger."
+        )
+    elif lost:
+        translated = ConnectionLostError(
+            "the database answers",
+            got=message,
             remedy="Nothing was kept of this operation unless it was committed; call it again.",
         )
-    if isinstance(source, sqlite3.Error):
-        return _from_sqlite(source, message)
-    state, code = sqlstate(source), error_code(source)
+    elif isinstance(source, sqlite3.Error):
+        translated = _from_sqlite(source, message)
+    elif module is not None and isinstance(source, module.Error):
+        translated = _from_server(source, message)
+    return error if translated is None else translated
+
+
+def _from_server(error: BaseException, message: str) -> DeltaMemError:
+    state, code = sqlstate(error), error_code(error)
     if state in _FULL_STATES or code in _FULL_CODES:
         return _full(message)
     if state == "25006" or code in (1290, 1792):
         return ReadOnlyStorageError("the database can be written", got=message)
     if state in _RETRY_STATES or code in _RETRY_CODES:
         return StorageBusyError("other writers leave the rows in time", got=message)
-    module = dialect.loaded_dbapi
-    if module is not None and isinstance(source, module.Error):
-        return StorageError("the database carries the operation out", got=message)
-    return error
+    return StorageError("the database carries the operation out", got=message)
 
 
 def _full(message: str) -> StorageFullError:
     return StorageFullError(
-        "the database has room", got=message,
+        "the database has room",
+        got=message,
         remedy="Free space, or delete old checkpoints (`retain`) and `vacuum`.",
     )
 
 
 def _from_sqlite(error: sqlite3.Error, message: str) -> DeltaMemError:
     name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith("SQLITE_FULL") or name == "SQLITE_IOERR_WRITE":
+    if name.startswith("SQLITE_FULL") or name in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"):
         return _full(message)
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return CorruptStorageError(
-            "the file is a sound SQLite database", got=message,
-            remedy="Restore it from a backup; nothing was written to it.",
-        )
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return StorageBusyError(
-            "another writer leaves the database in time", got=message,
-            remedy="Raise `busy_timeout`, or look for a transaction that stays open.",
-        )
-    if name.startswith("SQLITE_READONLY"):
-        return ReadOnlyStorageError("the database can be written", got=message)
-    if name.startswith("SQLITE_CANTOPEN"):
-        return ConnectionLostError(
-            "the database file can be opened", got=message,
-            remedy="Check that its folder exists and can be written.",
-        )
-    if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-        error, sqlite3.OperationalError | sqlite3.IntegrityError
-    ) and not name:
-        return CorruptStorageError("the file is a sound SQLite database", got=message)
+    for start, kind, rule, remedy in _SQLITE:
+        if name.startswith(start):
+            return kind(rule, got=message, remedy=remedy)
     return StorageError("the database carries the operation out", got=message)

@@ -15,8 +15,8 @@ from deltamem_agents.checkpoint.rows import text
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context
-    from deltamem_agents.checkpoint.database import Operation
     from deltamem_agents.checkpoint.session import Session
+    from deltamem_agents.checkpoint.transactions import Operation
 
 ROUND = 100  # ancestors a round trip
 
@@ -42,6 +42,7 @@ def history(
     address: Address, channels: Sequence[str]
 ) -> Callable[[Context], Operation[dict[str, DeltaChannelHistory]]]:
     """For each channel its seed (if there is one) and the writes since, oldest first."""
+
     def make(context: Context) -> Operation[dict[str, DeltaChannelHistory]]:
         return lambda session: _history(session, context, address, list(dict.fromkeys(channels)))
 
@@ -72,8 +73,11 @@ def _history(
 
 def _place(context: Context, address: Address) -> list[Any]:
     table = context.tables.checkpoints
-    return [table.c.tenant == context.tenant, table.c.thread_id == address.thread_id,
-            table.c.namespace_key == address.namespace_key]
+    return [
+        table.c.tenant == context.tenant,
+        table.c.thread_id == address.thread_id,
+        table.c.namespace_key == address.namespace_key,
+    ]
 
 
 def _target_parent(session: Session, context: Context, address: Address) -> str | None:
@@ -93,12 +97,16 @@ def _ancestors(
     table = context.tables.checkpoints
     columns = (table.c.id, table.c.checkpoint_id, table.c.parent_id)
     base = select(*columns, literal_column("1").label("depth")).where(
-        *_place(context, address), table.c.checkpoint_id == first)
+        *_place(context, address), table.c.checkpoint_id == first
+    )
     chain = base.cte("chain", recursive=True)
     step = select(*columns, (chain.c.depth + 1).label("depth")).where(
-        *_place(context, address), table.c.checkpoint_id == chain.c.parent_id,
+        *_place(context, address),
+        table.c.checkpoint_id == chain.c.parent_id,
         # A parent is older than its child; a damaged row must not make this endless.
-        table.c.checkpoint_id < chain.c.checkpoint_id, chain.c.depth < ROUND)
+        table.c.checkpoint_id < chain.c.checkpoint_id,
+        chain.c.depth < ROUND,
+    )
     whole = chain.union_all(step)
     query = select(whole.c.id, whole.c.checkpoint_id, whole.c.parent_id).order_by(whole.c.depth)
     return [
@@ -108,7 +116,9 @@ def _ancestors(
 
 
 def _find_seeds(
-    session: Session, context: Context, walk: _Walk,
+    session: Session,
+    context: Context,
+    walk: _Walk,
     ancestors: Sequence[tuple[int, str, str | None]],
 ) -> None:
     start = len(walk.path)
@@ -118,8 +128,10 @@ def _find_seeds(
     if not places:
         return
     found = session.core.execute(
-        select(table.c.checkpoint, table.c.channel)
-        .where(table.c.checkpoint.in_(list(places)), table.c.channel.in_(walk.missing)))
+        select(table.c.checkpoint, table.c.channel).where(
+            table.c.checkpoint.in_(list(places)), table.c.channel.in_(walk.missing)
+        )
+    )
     for row, channel in sorted((places[row], text(channel)) for row, channel in found):
         walk.seeds.setdefault(channel, (row, walk.path[row][0]))
 
@@ -131,7 +143,8 @@ def _values(session: Session, context: Context, walk: _Walk) -> dict[str, Any]:
         found = session.core.execute(
             select(channels.c.kind, channels.c.data, channels.c.blob, blobs.c.kind, blobs.c.data)
             .outerjoin(blobs, blobs.c.hash == channels.c.blob)
-            .where(channels.c.checkpoint == row, channels.c.channel == name)).one()
+            .where(channels.c.checkpoint == row, channels.c.channel == name)
+        ).one()
         kind, data = (found[3], found[4]) if found[2] is not None else (found[0], found[1])
         values[name] = context.coder.decode(kind, data, found[2])
     return values
@@ -146,17 +159,38 @@ def _writes(
     places = {checkpoint_id: place for place, (_, checkpoint_id) in enumerate(walk.path[:depth])}
     rows: list[Any] = []
     for part in chunks(list(places)):
-        wanted = or_(*(
-            and_(table.c.channel == name, table.c.checkpoint_id.in_(
-                [entry for entry in part if places[entry] < walk.reach(name)]))
-            for name in walk.channels))
+        wanted = or_(
+            *(
+                and_(
+                    table.c.channel == name,
+                    table.c.checkpoint_id.in_(
+                        [entry for entry in part if places[entry] < walk.reach(name)]
+                    ),
+                )
+                for name in walk.channels
+            )
+        )
         rows += session.core.execute(
-            select(table.c.checkpoint_id, table.c.task_path, table.c.task_id, table.c.idx,
-                   table.c.channel, table.c.kind, table.c.data, table.c.blob,
-                   blobs.c.kind, blobs.c.data)
+            select(
+                table.c.checkpoint_id,
+                table.c.task_path,
+                table.c.task_id,
+                table.c.idx,
+                table.c.channel,
+                table.c.kind,
+                table.c.data,
+                table.c.blob,
+                blobs.c.kind,
+                blobs.c.data,
+            )
             .outerjoin(blobs, blobs.c.hash == table.c.blob)
-            .where(table.c.tenant == context.tenant, table.c.thread_id == address.thread_id,
-                   table.c.namespace_key == address.namespace_key, wanted)).all()
+            .where(
+                table.c.tenant == context.tenant,
+                table.c.thread_id == address.thread_id,
+                table.c.namespace_key == address.namespace_key,
+                wanted,
+            )
+        ).all()
     rows.sort(key=lambda row: (-places[text(row[0])], text(row[1]), text(row[2]), row[3]))
     writes: dict[str, list[PendingWrite]] = {name: [] for name in walk.channels}
     for row in rows:

@@ -70,17 +70,20 @@ class Source:
         self.postgres = {"checkpoints", "checkpoint_blobs", "checkpoint_writes"} <= names
         if not self.postgres and not {"checkpoints", "writes"} <= names:
             raise FileFormatError(
-                "this is a database of LangGraph's SQLite or PostgreSQL saver", got=sorted(names))
+                "this is a database of LangGraph's SQLite or PostgreSQL saver", got=sorted(names)
+            )
         metadata = MetaData()
         self.checkpoints = Table("checkpoints", metadata, autoload_with=connection)
         writes = "checkpoint_writes" if self.postgres else "writes"
         self.writes = Table(writes, metadata, autoload_with=connection)
         if "checkpoint" not in self.checkpoints.c:
-            raise FileFormatError("the checkpoints are those of an official saver",
-                                  got=sorted(self.checkpoints.c.keys()))
+            raise FileFormatError(
+                "the checkpoints are those of an official saver",
+                got=sorted(self.checkpoints.c.keys()),
+            )
         self.blobs = (
-            Table("checkpoint_blobs", metadata, autoload_with=connection)
-            if self.postgres else None)
+            Table("checkpoint_blobs", metadata, autoload_with=connection) if self.postgres else None
+        )
 
     def threads(self) -> list[str]:
         """All thread ids."""
@@ -101,17 +104,22 @@ class Source:
         table = self.writes
         value = "blob" if self.postgres else "value"
         for row in self.connection.execute(
-            select(table).where(table.c.thread_id == thread_id)).mappings():
+            select(table).where(table.c.thread_id == thread_id)
+        ).mappings():
             yield ForeignWrite(
-                row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"], row["task_id"],
-                row.get("task_path") or "", row["idx"], row["channel"],
-                _packed(row["type"] or "null", row[value] or b""))
+                row["thread_id"],
+                row["checkpoint_ns"],
+                row["checkpoint_id"],
+                row["task_id"],
+                row.get("task_path") or "",
+                row["idx"],
+                row["channel"],
+                _packed(row["type"] or "null", row[value] or b""),
+            )
 
     def _from_sqlite(self, row: Any) -> Foreign:
         checkpoint = _unpack(_packed(row["type"], row["checkpoint"]))
-        values = {
-            name: pack(value) for name, value in checkpoint.pop("channel_values", {}).items()
-        }
+        values = {name: pack(value) for name, value in checkpoint.pop("channel_values", {}).items()}
         stored = row["metadata"]
         metadata = json.loads(stored) if stored else {}
         return _foreign(row, checkpoint, metadata, values)
@@ -124,13 +132,16 @@ class Source:
         }
         assert self.blobs is not None
         table = self.blobs
-        versions = {name: str(version)
-                    for name, version in checkpoint.get("channel_versions", {}).items()}
+        versions = {
+            name: str(version) for name, version in checkpoint.get("channel_versions", {}).items()
+        }
         found = self.connection.execute(
             select(table.c.channel, table.c.version, table.c.type, table.c.blob).where(
                 table.c.thread_id == row["thread_id"],
                 table.c.checkpoint_ns == row["checkpoint_ns"],
-                table.c.version.in_(sorted(set(versions.values())))))
+                table.c.version.in_(sorted(set(versions.values()))),
+            )
+        )
         for channel, version, kind, blob in found:
             if versions.get(channel) == version and kind != _EMPTY:
                 values[channel] = _packed(kind, blob or b"")
@@ -142,15 +153,23 @@ def _foreign(
 ) -> Foreign:
     body = {name: value for name, value in checkpoint.items() if name != "id"}
     return Foreign(
-        str(row["thread_id"]), row["checkpoint_ns"] or "", row["checkpoint_id"],
-        row["parent_checkpoint_id"] or None, body, metadata, values)
+        str(row["thread_id"]),
+        row["checkpoint_ns"] or "",
+        row["checkpoint_id"],
+        row["parent_checkpoint_id"] or None,
+        body,
+        metadata,
+        values,
+    )
 
 
 def _packed(kind: str, data: Any) -> Packed:
     if kind not in _KINDS:
         raise SerializationError(
-            "values of the source are packed as msgpack or JSON, in plain", got=kind,
-            remedy="Encrypted or pickled databases are not imported; replay the graph instead.")
+            "values of the source are packed as msgpack or JSON, in plain",
+            got=kind,
+            remedy="Encrypted or pickled databases are not imported; replay the graph instead.",
+        )
     return Packed(kind, data.encode() if isinstance(data, str) else bytes(data))
 
 
@@ -183,8 +202,9 @@ def _unpack(packed: Packed) -> dict[str, Any]:
         else:
             value = ormsgpack.unpackb(packed.data, ext_hook=_Extension, option=_PACK)
     except ValueError as error:
-        raise CorruptStorageError("a checkpoint of the source can be read", got=str(error)
-                                  ) from error
+        raise CorruptStorageError(
+            "a checkpoint of the source can be read", got=str(error)
+        ) from error
     if not isinstance(value, dict):
         raise CorruptStorageError("a checkpoint of the source is a mapping", got=value)
     return {text(name): entry for name, entry in value.items()}

@@ -27,15 +27,15 @@ from deltamem_agents.checkpoint.serde import encrypted_serializer, strict_serial
 from deltamem_agents.checkpoint.takeover import Imported, take_over
 from deltamem_agents.checkpoint.upkeep import Stats
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.errors import ConfigError, EncryptionError
+from deltamem_agents.errors import EncryptionError
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context
-    from deltamem_agents.checkpoint.database import Database, Operation
+    from deltamem_agents.checkpoint.database import Database
     from deltamem_agents.checkpoint.tenancy import Tenancy
+    from deltamem_agents.checkpoint.transactions import Operation
 
 T = TypeVar("T")
-_STRATEGIES = {"keep_latest": retention.keep_newest, "delete": retention.delete_thread}
 
 
 class Management:
@@ -125,15 +125,19 @@ class Management:
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Keep the newest checkpoint of each namespace ("keep_latest"), or nothing ("delete")."""
-        self._remove(_prune(thread_ids, strategy))
+        self._remove(retention.pruners(thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Async `prune`."""
-        await self._aremove(_prune(thread_ids, strategy))
+        await self._aremove(retention.pruners(thread_ids, strategy))
 
     def retain(
-        self, thread_id: str | None = None, *, keep_last: int | None = None,
-        max_age: timedelta | float | None = None, dry_run: bool = False,
+        self,
+        thread_id: str | None = None,
+        *,
+        keep_last: int | None = None,
+        max_age: timedelta | float | None = None,
+        dry_run: bool = False,
     ) -> Removal:
         """Remove the checkpoints that no rule keeps; a thread of which none is left goes whole.
 
@@ -144,37 +148,35 @@ class Management:
             dry_run: change nothing, and report what would have gone.
         """
         oldest = retention.check_rules(keep_last, max_age)
-        one = None if thread_id is None else [checked_thread(thread_id)]
-        names = one if one is not None else self._manage(_threads, write=False)
-        report = Removal()
-        for name in names:
-            try:
-                report += self._manage(retention.retain(
-                    name, keep_last=keep_last, oldest=oldest, dry_run=dry_run))
-            except retention.DryRun as dry:
-                report += dry.removal
-        if not dry_run:
-            self._database.purge()
-        return report
+        names = (
+            [thread_id] if thread_id is not None else self._manage(retention.threads, write=False)
+        )
+        makes = retention.retainers(names, keep_last, oldest, dry_run)
+        try:
+            return self._remove(makes)
+        except retention.DryRun as dry:
+            return dry.removal
 
     async def aretain(
-        self, thread_id: str | None = None, *, keep_last: int | None = None,
-        max_age: timedelta | float | None = None, dry_run: bool = False,
+        self,
+        thread_id: str | None = None,
+        *,
+        keep_last: int | None = None,
+        max_age: timedelta | float | None = None,
+        dry_run: bool = False,
     ) -> Removal:
         """Async `retain`."""
         oldest = retention.check_rules(keep_last, max_age)
-        one = None if thread_id is None else [checked_thread(thread_id)]
-        names = one if one is not None else await self._amanage(_threads, write=False)
-        report = Removal()
-        for name in names:
-            try:
-                report += await self._amanage(retention.retain(
-                    name, keep_last=keep_last, oldest=oldest, dry_run=dry_run))
-            except retention.DryRun as dry:
-                report += dry.removal
-        if not dry_run:
-            await self._database.apurge()
-        return report
+        names = (
+            [thread_id]
+            if thread_id is not None
+            else await self._amanage(retention.threads, write=False)
+        )
+        makes = retention.retainers(names, keep_last, oldest, dry_run)
+        try:
+            return await self._aremove(makes)
+        except retention.DryRun as dry:
+            return dry.removal
 
     # -- copies, fences -----------------------------------------------------------------------
 
@@ -257,8 +259,8 @@ class Management:
             with engine.connect() as connection:
                 reader = Source(connection)
                 return sum(
-                    (self._manage(take_over(reader, name)) for name in reader.threads()),
-                    Imported())
+                    (self._manage(take_over(reader, name)) for name in reader.threads()), Imported()
+                )
         finally:
             if engine is not source:
                 engine.dispose()
@@ -266,18 +268,6 @@ class Management:
     async def aimport_checkpoints(self, source: str | URL | Path | Engine) -> Imported:
         """Async `import_checkpoints` (in a thread, by the sync methods)."""
         return await self._database.in_thread(lambda: self.import_checkpoints(source))
-
-
-def _threads(context: Context) -> Operation[list[str]]:
-    return lambda session: retention.threads(session, context)
-
-
-def _prune(thread_ids: Sequence[str], strategy: str) -> list[retention.Make]:
-    if strategy not in _STRATEGIES:
-        raise ConfigError(f"strategy is one of {sorted(_STRATEGIES)}", got=strategy)
-    if isinstance(thread_ids, str):
-        raise ConfigError("thread_ids is a list of ids", got=thread_ids)
-    return [_STRATEGIES[strategy](checked_thread(name)) for name in thread_ids]
 
 
 def _copy(source: str, target: str) -> Callable[[Context], Operation[int]]:
@@ -290,5 +280,4 @@ def _fence(config: RunnableConfig) -> Callable[[Context], Operation[int]]:
 
 
 def _with_token(config: RunnableConfig, token: int) -> RunnableConfig:
-    configurable = {**config["configurable"], FENCE_KEY: token}
-    return RunnableConfig(**{**config, "configurable": configurable})  # type: ignore[typeddict-item]
+    return {**config, "configurable": {**config["configurable"], FENCE_KEY: token}}

@@ -15,8 +15,8 @@ from deltamem_agents.errors import CorruptStorageError, StateError
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context
-    from deltamem_agents.checkpoint.database import Operation
     from deltamem_agents.checkpoint.session import Session
+    from deltamem_agents.checkpoint.transactions import Operation
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def course(
     thread_id: str, namespace: str | None
 ) -> Callable[[Context], Operation[list[MemoryRecord]]]:
     """All memories of a thread, oldest first."""
+
     def make(context: Context) -> Operation[list[MemoryRecord]]:
         return lambda session: _course(session, context, thread_id, namespace)
 
@@ -66,30 +67,45 @@ def _course(
     memory, checkpoint = context.tables.memory_states, context.tables.checkpoints
     query: Select[Any] = (
         select(
-            checkpoint.c.checkpoint_id, checkpoint.c.parent_id, checkpoint.c.namespace,
-            memory.c.channel, memory.c.adapter, memory.c.layers, memory.c.heads, memory.c.rank,
-            memory.c.tokens_written, memory.c.norm, memory.c.bytes, checkpoint.c.created,
+            checkpoint.c.checkpoint_id,
+            checkpoint.c.parent_id,
+            checkpoint.c.namespace,
+            memory.c.channel,
+            memory.c.adapter,
+            memory.c.layers,
+            memory.c.heads,
+            memory.c.rank,
+            memory.c.tokens_written,
+            memory.c.norm,
+            memory.c.bytes,
+            checkpoint.c.created,
         )
         .join(checkpoint, checkpoint.c.id == memory.c.checkpoint)
         .where(
-            memory.c.tenant == context.tenant, memory.c.thread_id == thread_id,
-            checkpoint.c.tenant == context.tenant, checkpoint.c.thread_id == thread_id)
+            memory.c.tenant == context.tenant,
+            memory.c.thread_id == thread_id,
+            checkpoint.c.tenant == context.tenant,
+            checkpoint.c.thread_id == thread_id,
+        )
         .order_by(checkpoint.c.checkpoint_id, memory.c.channel)
     )
     if namespace is not None:
         query = query.where(checkpoint.c.namespace_key == namespace_hash(namespace))
     return [
         MemoryRecord(
-            text(row[0]), None if row[1] is None else text(row[1]), text(row[2]), text(row[3]),
-            *row[4:])
+            text(row[0]),
+            None if row[1] is None else text(row[1]),
+            text(row[2]),
+            text(row[3]),
+            *row[4:],
+        )
         for row in session.core.execute(query)
     ]
 
 
-def at(
-    address: Address, channel: str | None
-) -> Callable[[Context], Operation[MemoryState | None]]:
+def at(address: Address, channel: str | None) -> Callable[[Context], Operation[MemoryState | None]]:
     """The memory of one checkpoint."""
+
     def make(context: Context) -> Operation[MemoryState | None]:
         return lambda session: _at(session, context, address, channel)
 
@@ -102,8 +118,11 @@ def _at(
     tables = context.tables
     head, memory, blob = tables.checkpoints, tables.memory_states, tables.blobs
     chosen = select(head.c.id).where(
-        head.c.tenant == context.tenant, head.c.thread_id == address.thread_id,
-        head.c.namespace_key == address.namespace_key, head.c.hidden == 0)
+        head.c.tenant == context.tenant,
+        head.c.thread_id == address.thread_id,
+        head.c.namespace_key == address.namespace_key,
+        head.c.hidden == 0,
+    )
     if address.checkpoint_id is None:
         chosen = chosen.order_by(head.c.checkpoint_id.desc()).limit(1)
     else:
@@ -122,8 +141,10 @@ def _at(
         return None
     if len(found) > 1:
         raise StateError(
-            "the config names one memory", got=[text(row[0]) for row in found],
-            remedy="Pass `channel=`.")
+            "the config names one memory",
+            got=[text(row[0]) for row in found],
+            remedy="Pass `channel=`.",
+        )
     value = context.coder.decode(found[0][1], found[0][2], found[0][3])
     if not isinstance(value, MemoryState):
         raise CorruptStorageError("memory_states refers to a memory", got=type(value).__name__)

@@ -60,8 +60,11 @@ def migrate(connection: Connection, tables: Tables) -> int:
         version = _checked(current_version(connection, tables))
         for number, (name, step) in enumerate(STEPS[version:], start=version + 1):
             step(connection, tables)
-            connection.execute(tables.migrations.insert().values(
-                version=number, name=name, applied=int(time.time() * 1000)))
+            connection.execute(
+                tables.migrations.insert().values(
+                    version=number, name=name, applied=int(time.time() * 1000)
+                )
+            )
     return len(STEPS) - version
 
 
@@ -70,7 +73,8 @@ def _checked(version: object) -> int:
         raise CorruptStorageError("the schema has a version number", got=version)
     if version > len(STEPS):
         raise SchemaVersionError(
-            f"this package knows the schema up to version {len(STEPS)}", got=version,
+            f"this package knows the schema up to version {len(STEPS)}",
+            got=version,
             remedy="Update deltamem-agents; nothing was changed.",
         )
     return version
@@ -112,7 +116,8 @@ def _refuse_foreign(connection: Connection, tables: Tables) -> None:
         held = {column["name"] for column in inspector.get_columns(table.name, tables.schema)}
         if not held >= {column.name for column in table.columns}:
             raise SchemaVersionError(
-                f"the table {table.name!r} is one of this package", got=sorted(held),
+                f"the table {table.name!r} is one of this package",
+                got=sorted(held),
                 remedy='Another saver uses this database. Pass prefix="deltamem_", or import its '
                 "checkpoints into a database of their own.",
             )

@@ -46,8 +46,10 @@ class Listing:
 
 
 def listing(
-    config: RunnableConfig | None, filter: Mapping[str, Any] | None,
-    before: RunnableConfig | None, limit: int | None,
+    config: RunnableConfig | None,
+    filter: Mapping[str, Any] | None,
+    before: RunnableConfig | None,
+    limit: int | None,
 ) -> Listing:
     """Check the arguments of `list`."""
     if limit is not None and (not isinstance(limit, int) or limit < 0):
@@ -69,24 +71,32 @@ def listing(
 
 def page(session: Session, context: Context, wanted: Listing, size: int) -> list[Loaded]:
     """The next `size` rows that SQL selects; the filter's exact meaning is applied after."""
-    terms = [meta.term(name, value, context.coder.salt)
-             for name, value in (wanted.filter or {}).items()]
+    terms = [
+        meta.term(name, value, context.coder.salt) for name, value in (wanted.filter or {}).items()
+    ]
     statement = session.statements.page(
-        thread=wanted.thread_id is not None, namespace=wanted.namespace_key is not None,
-        checkpoint=wanted.checkpoint_id is not None, before=wanted.before is not None,
-        after=wanted.last is not None, terms=len(terms),
+        thread=wanted.thread_id is not None,
+        namespace=wanted.namespace_key is not None,
+        checkpoint=wanted.checkpoint_id is not None,
+        before=wanted.before is not None,
+        after=wanted.last is not None,
+        terms=len(terms),
     )
     parameters = {
-        "tenant": context.tenant, "thread_id": wanted.thread_id,
-        "namespace_key": wanted.namespace_key, "checkpoint_id": wanted.checkpoint_id,
-        "before": wanted.before, "last": wanted.last, "last_row": wanted.last_row, "size": size,
+        "tenant": context.tenant,
+        "thread_id": wanted.thread_id,
+        "namespace_key": wanted.namespace_key,
+        "checkpoint_id": wanted.checkpoint_id,
+        "before": wanted.before,
+        "last": wanted.last,
+        "last_row": wanted.last_row,
+        "size": size,
         **{f"term{place}": value for place, value in enumerate(terms)},
     }
     return assemble(session.rows(statement, parameters), context.coder)
 
 
-def pages(wanted: Listing, limit: int | None
-          ) -> Generator[tuple[Listing, int], list[Loaded], None]:
+def pages(wanted: Listing, limit: int | None) -> Generator[tuple[Listing, int], list[Loaded], None]:
     """Which pages to read, one after another, until there is nothing left or enough.
 
     Yields what to read next and is sent the rows; the transports run it, sync or async.

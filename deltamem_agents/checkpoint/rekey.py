@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
 
     from deltamem_agents.checkpoint.context import Context
-    from deltamem_agents.checkpoint.database import Operation
     from deltamem_agents.checkpoint.session import Session
     from deltamem_agents.checkpoint.tables import Tables
+    from deltamem_agents.checkpoint.transactions import Operation
 
 PAGE = 200
 
@@ -53,7 +53,8 @@ def _rekey(session: Session, context: Context, serde: SerializerProtocol) -> byt
     secret = isinstance(serde, EncryptedSerializer)
     salt = secrets.token_bytes(KEY_BYTES) if secret else plain_salt(context.tenant)
     change = _Change(
-        session.core, context.tables, context.tenant, context.coder, Coder(serde, salt))
+        session.core, context.tables, context.tenant, context.coder, Coder(serde, salt)
+    )
     if session.statements.family == "postgresql":
         _lock(change)
     _blobs(change)
@@ -64,40 +65,50 @@ def _rekey(session: Session, context: Context, serde: SerializerProtocol) -> byt
     session.core.execute(delete(table).where(table.c.tenant == change.tenant))
     if secret:
         kind, wrapped = change.new.seal("bytes", salt)
-        session.core.execute(insert(table).values(
-            tenant=change.tenant, kind=kind, wrapped_key=wrapped))
+        session.core.execute(
+            insert(table).values(tenant=change.tenant, kind=kind, wrapped_key=wrapped)
+        )
     return salt
 
 
 def _lock(change: _Change) -> None:
     preparer = change.connection.dialect.identifier_preparer
     tables = change.tables
-    names = ", ".join(preparer.format_table(table) for table in (
-        tables.checkpoints, tables.channels, tables.writes, tables.blobs))
+    names = ", ".join(
+        preparer.format_table(table)
+        for table in (tables.checkpoints, tables.channels, tables.writes, tables.blobs)
+    )
     change.connection.execute(text(f"LOCK TABLE {names} IN EXCLUSIVE MODE"))
 
 
 def _of_tenant(change: _Change) -> Any:
     heads = change.tables.checkpoints
     return change.tables.channels.c.checkpoint.in_(
-        select(heads.c.id).where(heads.c.tenant == change.tenant))
+        select(heads.c.id).where(heads.c.tenant == change.tenant)
+    )
 
 
 def _blobs(change: _Change) -> None:
     """Each blob under its new hash; references follow."""
     tables, connection = change.tables, change.connection
     blobs = tables.blobs
-    hashes = [bytes(entry) for entry in connection.execute(
-        select(blobs.c.hash).where(blobs.c.tenant == change.tenant)).scalars()]
+    hashes = [
+        bytes(entry)
+        for entry in connection.execute(
+            select(blobs.c.hash).where(blobs.c.tenant == change.tenant)
+        ).scalars()
+    ]
     for old in hashes:
         kind, data = connection.execute(
-            select(blobs.c.kind, blobs.c.data).where(blobs.c.hash == old)).one()
+            select(blobs.c.kind, blobs.c.data).where(blobs.c.hash == old)
+        ).one()
         plain, opened = change.old.open(kind, data)
         change.old.verify(plain, opened, old)
         new = change.new.digest(plain, opened)
         sealed_kind, sealed = change.new.seal(plain, opened)
-        connection.execute(insert(blobs).values(
-            hash=new, tenant=change.tenant, kind=sealed_kind, data=sealed))
+        connection.execute(
+            insert(blobs).values(hash=new, tenant=change.tenant, kind=sealed_kind, data=sealed)
+        )
         for table in (tables.channels, tables.writes, tables.memory_states):
             connection.execute(update(table).where(table.c.blob == old).values(blob=new))
         connection.execute(delete(blobs).where(blobs.c.hash == old))
@@ -106,7 +117,8 @@ def _blobs(change: _Change) -> None:
 def _inline(change: _Change, table: Table, where: Any) -> None:
     keys = list(table.primary_key.columns)
     found = change.connection.execute(
-        select(*keys, table.c.kind, table.c.data).where(where, table.c.kind.is_not(None))).all()
+        select(*keys, table.c.kind, table.c.data).where(where, table.c.kind.is_not(None))
+    ).all()
     for row in found:
         kind, data = change.seal(row[-2], row[-1])
         own = and_(*(key == value for key, value in zip(keys, row, strict=False)))
@@ -120,13 +132,22 @@ def _heads(change: _Change) -> None:
         found = change.connection.execute(
             select(table.c.id, table.c.metadata, table.c.kind, table.c.body)
             .where(table.c.tenant == change.tenant, table.c.id > last)
-            .order_by(table.c.id).limit(PAGE)).all()
+            .order_by(table.c.id)
+            .limit(PAGE)
+        ).all()
         for number, stored, kind, body in found:
             metadata = rows.load_metadata(stored, change.old)
             new_kind, new_body = change.seal(kind, body)
-            change.connection.execute(update(table).where(table.c.id == number).values(
-                metadata=rows.dump_metadata(metadata, change.new),
-                terms=meta.terms(metadata, change.new.salt), kind=new_kind, body=new_body))
+            change.connection.execute(
+                update(table)
+                .where(table.c.id == number)
+                .values(
+                    metadata=rows.dump_metadata(metadata, change.new),
+                    terms=meta.terms(metadata, change.new.salt),
+                    kind=new_kind,
+                    body=new_body,
+                )
+            )
         if not found:
             return
         last = found[-1][0]

@@ -11,14 +11,16 @@ from sqlalchemy import Connection, Table, and_, insert, literal, or_, select, un
 
 from deltamem_agents.checkpoint import metadata as meta
 from deltamem_agents.checkpoint import removal
+from deltamem_agents.checkpoint.identifiers import checked_thread
+from deltamem_agents.checkpoint.queries import has_term
 from deltamem_agents.checkpoint.removal import Removal
 from deltamem_agents.checkpoint.rows import load_metadata, text
 from deltamem_agents.errors import ConfigError, ConflictError, ThreadHistoryError
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context
-    from deltamem_agents.checkpoint.database import Operation
     from deltamem_agents.checkpoint.session import Session
+    from deltamem_agents.checkpoint.transactions import Operation
 
 Make = Callable[["Context"], "Operation[Removal]"]
 
@@ -38,29 +40,34 @@ def delete_thread(thread_id: str) -> Make:
 
 def keep_newest(thread_id: str) -> Make:
     """All but the newest checkpoint of each namespace."""
-    return retain(thread_id, keep_last=1, oldest=None)
+    return retain([thread_id], keep_last=1, oldest=None)
 
 
 def retain(
-    thread_id: str, *, keep_last: int | None, oldest: int | None, dry_run: bool = False
+    thread_ids: Sequence[str], *, keep_last: int | None, oldest: int | None, dry_run: bool = False
 ) -> Make:
-    """All checkpoints of a thread that no rule keeps.
+    """All checkpoints of some threads that no rule keeps.
 
     Args:
-        thread_id: of the tenant.
+        thread_ids: of the tenant.
         keep_last: keeps the newest so many of each namespace.
         oldest: keeps what was stored at this time (milliseconds since 1970) or later.
-        dry_run: report only.
+        dry_run: report only (by `DryRun`, which undoes the transaction).
     """
+
     def operation(session: Session, context: Context) -> Removal:
-        held = removal.load_thread(session.core, context, thread_id)
-        kept = removal.newest_of(held, keep_last or 0)
-        doomed = [
-            entry.row for entry in held
-            if not entry.hidden and entry.row not in kept
-            and not (oldest is not None and entry.created >= oldest)
-        ]
-        report = removal.remove(session.core, context, thread_id, held, doomed)
+        report = Removal()
+        for thread_id in thread_ids:
+            held = removal.load_thread(session.core, context, thread_id)
+            kept = removal.newest_of(held, keep_last or 0)
+            doomed = [
+                entry.row
+                for entry in held
+                if not entry.hidden
+                and entry.row not in kept
+                and not (oldest is not None and entry.created >= oldest)
+            ]
+            report += removal.remove(session.core, context, thread_id, held, doomed)
         if dry_run:
             raise DryRun(report)
         return report
@@ -86,17 +93,18 @@ def check_rules(keep_last: int | None, max_age: timedelta | float | None) -> int
     return int((time.time() - seconds) * 1000)
 
 
-def threads(session: Session, context: Context) -> list[str]:
+def threads(context: Context) -> Operation[list[str]]:
     """All threads of the tenant that have a checkpoint or a write."""
     queries = [
         select(table.c.thread_id).where(table.c.tenant == context.tenant)
         for table in (context.tables.checkpoints, context.tables.writes)
     ]
-    return sorted(text(row[0]) for row in session.core.execute(union(*queries)))
+    return lambda session: sorted(text(row[0]) for row in session.core.execute(union(*queries)))
 
 
 def delete_runs(run_ids: Sequence[str]) -> Make:
     """The checkpoints of these runs in all threads."""
+
     def operation(session: Session, context: Context) -> Removal:
         report = Removal()
         for thread_id, rows in _rows_of_runs(session, context, run_ids).items():
@@ -110,15 +118,22 @@ def delete_runs(run_ids: Sequence[str]) -> Make:
 def _rows_of_runs(
     session: Session, context: Context, run_ids: Sequence[str]
 ) -> dict[str, list[int]]:
-    table, statements = context.tables.checkpoints, session.statements
+    table, family = context.tables.checkpoints, session.statements.family
     found: dict[str, list[int]] = {}
     for part in removal.chunks(list(dict.fromkeys(run_ids))):
         terms = [meta.term("run_id", run_id, context.coder.salt) for run_id in part]
         rows = session.core.execute(
             select(table.c.thread_id, table.c.id, table.c.metadata).where(
-                table.c.tenant == context.tenant, table.c.hidden == 0,
-                or_(*(statements.has_term(table.c.terms, literal(term, table.c.terms.type))
-                      for term in terms))))
+                table.c.tenant == context.tenant,
+                table.c.hidden == 0,
+                or_(
+                    *(
+                        has_term(family, table.c.terms, literal(term, table.c.terms.type))
+                        for term in terms
+                    )
+                ),
+            )
+        )
         for thread_id, row, stored in rows:
             metadata = load_metadata(text(stored), context.coder)
             if any(meta.matches(metadata, {"run_id": run_id}) for run_id in part):
@@ -144,8 +159,11 @@ def _copy(connection: Connection, context: Context, source: str, target: str) ->
     ]
     for table, where in zip((tables.checkpoints, tables.writes), here, strict=True):
         if connection.execute(select(table.c.thread_id).where(where).limit(1)).first():
-            raise ConflictError("a thread is copied to an empty one", got=target,
-                                remedy="Delete the target thread first, or choose another id.")
+            raise ConflictError(
+                "a thread is copied to an empty one",
+                got=target,
+                remedy="Delete the target thread first, or choose another id.",
+            )
     count = _copy_rows(connection, context, tables.checkpoints, source, target)
     if not count:
         raise ThreadHistoryError("the thread to copy has checkpoints", got=source)
@@ -159,12 +177,17 @@ def _copy_rows(
     connection: Connection, context: Context, table: Table, source: str, target: str
 ) -> int:
     columns = [column for column in table.columns if column.name != "id"]
-    rows = select(*(
-        literal(target, column.type).label("thread_id") if column.name == "thread_id" else column
-        for column in columns
-    )).where(table.c.tenant == context.tenant, table.c.thread_id == source)
+    rows = select(
+        *(
+            literal(target, column.type).label("thread_id")
+            if column.name == "thread_id"
+            else column
+            for column in columns
+        )
+    ).where(table.c.tenant == context.tenant, table.c.thread_id == source)
     return connection.execute(
-        insert(table).from_select([column.name for column in columns], rows)).rowcount
+        insert(table).from_select([column.name for column in columns], rows)
+    ).rowcount
 
 
 def _copy_parts(
@@ -179,9 +202,35 @@ def _copy_parts(
     rows = (
         select(*(replaced.get(name, table.c[name]) for name in names))
         .join(old, old.c.id == table.c.checkpoint)
-        .join(new, and_(new.c.tenant == old.c.tenant, new.c.namespace_key == old.c.namespace_key,
-                        new.c.checkpoint_id == old.c.checkpoint_id))
-        .where(old.c.tenant == context.tenant, old.c.thread_id == source,
-               new.c.thread_id == target)
+        .join(
+            new,
+            and_(
+                new.c.tenant == old.c.tenant,
+                new.c.namespace_key == old.c.namespace_key,
+                new.c.checkpoint_id == old.c.checkpoint_id,
+            ),
+        )
+        .where(old.c.tenant == context.tenant, old.c.thread_id == source, new.c.thread_id == target)
     )
     connection.execute(insert(table).from_select(names, rows))
+
+
+_STRATEGIES = {"keep_latest": keep_newest, "delete": delete_thread}
+
+
+def retainers(
+    names: Sequence[str], keep_last: int | None, oldest: int | None, dry_run: bool
+) -> list[Make]:
+    """One transaction a thread; a rehearsal is one for all, so that shared contents count once."""
+    names = [checked_thread(name) for name in names]
+    parts = [names] if dry_run else [[name] for name in names]
+    return [retain(part, keep_last=keep_last, oldest=oldest, dry_run=dry_run) for part in parts]
+
+
+def pruners(thread_ids: Sequence[str], strategy: str) -> list[Make]:
+    """What `prune` runs."""
+    if strategy not in _STRATEGIES:
+        raise ConfigError(f"strategy is one of {sorted(_STRATEGIES)}", got=strategy)
+    if isinstance(thread_ids, str):
+        raise ConfigError("thread_ids is a list of ids", got=thread_ids)
+    return [_STRATEGIES[strategy](checked_thread(name)) for name in thread_ids]

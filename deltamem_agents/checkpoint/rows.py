@@ -117,9 +117,7 @@ def pending(rows: Iterable[Sequence[Any]], coder: Coder) -> list[PendingWrite]:
     if not rows:
         return []
     ordered = sorted(rows, key=lambda row: (text(row[4]), text(row[2]), row[7]))
-    return [
-        (text(row[2]), text(row[3]), coder.decode(row[8], row[9], row[10])) for row in ordered
-    ]
+    return [(text(row[2]), text(row[3]), coder.decode(row[8], row[9], row[10])) for row in ordered]
 
 
 def load_metadata(stored: str, coder: Coder) -> Any:

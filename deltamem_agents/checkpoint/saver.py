@@ -27,11 +27,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deltamem_agents.checkpoint import identifiers as ids
 from deltamem_agents.checkpoint import reading, tenancy, writing
 from deltamem_agents.checkpoint.context import Context
-from deltamem_agents.checkpoint.database import Database, Operation
+from deltamem_agents.checkpoint.database import Database
+from deltamem_agents.checkpoint.jobs import page_job, put_job, send, writes_job
 from deltamem_agents.checkpoint.management import Management
 from deltamem_agents.checkpoint.serde import encrypted_serializer, strict_serializer
-from deltamem_agents.checkpoint.session import Session
 from deltamem_agents.checkpoint.tables import Tables
+from deltamem_agents.checkpoint.transactions import Job, Operation
 from deltamem_agents.errors import ConfigError
 
 T = TypeVar("T")
@@ -174,7 +175,7 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, or the newest of its thread and namespace."""
         context, address = self.context, ids.address_of(config)
-        return self._database.run(lambda session: reading.get(session, context, address))
+        return self._database.run(Job(lambda session: reading.get(session, context, address)))
 
     def list(
         self,
@@ -197,9 +198,9 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         request = next(pages, None)
         while request is not None:
             place, size = request
-            loaded = self._database.run(_page(context, place, size))
+            loaded = self._database.run(page_job(context, place, size))
             yield from (entry.value for entry in loaded if reading.selected(entry, wanted))
-            request = _send(pages, loaded)
+            request = send(pages, loaded)
 
     def put(
         self,
@@ -210,9 +211,7 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         """Store a checkpoint, whole or not at all."""
         put = writing.prepare(self.context, config, checkpoint, metadata, new_versions)
-        return self._database.run(
-            lambda session: writing.put_checkpoint(session, put), write=True,
-            quick=lambda session: writing.put_at_once(session, put))
+        return self._database.run(put_job(put))
 
     def put_writes(
         self,
@@ -225,16 +224,15 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         if not writes:
             return
         ready = writing.prepare_writes(self.context, config, writes, task_id, task_path)
-        self._database.run(
-            lambda session: writing.put_writes(session, ready), write=True,
-            quick=lambda session: writing.writes_at_once(session, ready))
+        self._database.run(writes_job(ready))
 
     # -- async --------------------------------------------------------------------------------
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async `get_tuple`."""
         context, address = await self.acontext(), ids.address_of(config)
-        return await self._database.arun(lambda session: reading.get(session, context, address))
+        job = Job(lambda session: reading.get(session, context, address))
+        return await self._database.arun(job)
 
     async def alist(
         self,
@@ -250,11 +248,11 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         pages = reading.pages(wanted, limit)
         request = next(pages, None)
         while request is not None:
-            loaded = await self._database.arun(_page(context, *request))
+            loaded = await self._database.arun(page_job(context, *request))
             for entry in loaded:
                 if reading.selected(entry, wanted):
                     yield entry.value
-            request = _send(pages, loaded)
+            request = send(pages, loaded)
 
     async def aput(
         self,
@@ -265,9 +263,7 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         """Async `put`."""
         put = writing.prepare(await self.acontext(), config, checkpoint, metadata, new_versions)
-        return await self._database.arun(
-            lambda session: writing.put_checkpoint(session, put), write=True,
-            quick=lambda session: writing.put_at_once(session, put))
+        return await self._database.arun(put_job(put))
 
     async def aput_writes(
         self,
@@ -280,29 +276,12 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         if not writes:
             return
         ready = writing.prepare_writes(await self.acontext(), config, writes, task_id, task_path)
-        await self._database.arun(
-            lambda session: writing.put_writes(session, ready), write=True,
-            quick=lambda session: writing.writes_at_once(session, ready))
+        await self._database.arun(writes_job(ready))
 
     # -- for Management -----------------------------------------------------------------------
 
     def _manage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
-        return self._database.run(make(self.context), write=write, core=True)
+        return self._database.run(Job(make(self.context), write, core=True))
 
     async def _amanage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
-        return await self._database.arun(make(await self.acontext()), write=write, core=True)
-
-
-def _page(context: Context, place: reading.Listing, size: int) -> Operation[list[reading.Loaded]]:
-    def operation(session: Session) -> list[reading.Loaded]:
-        return reading.page(session, context, place, size)
-
-    return operation
-
-
-def _send(pages: Any, loaded: list[reading.Loaded]) -> tuple[reading.Listing, int] | None:
-    try:
-        request: tuple[reading.Listing, int] = pages.send(loaded)
-    except StopIteration:
-        return None
-    return request
+        return await self._database.arun(Job(make(await self.acontext()), write, core=True))

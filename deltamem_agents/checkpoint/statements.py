@@ -22,16 +22,13 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal_column,
-    null,
     or_,
     select,
-    union_all,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.base import Executable
-from sqlalchemy.sql.elements import ColumnElement
 
+from deltamem_agents.checkpoint import queries
 from deltamem_agents.checkpoint.at_once import AtOnce
 from deltamem_agents.checkpoint.tables import Tables
 
@@ -75,8 +72,10 @@ class Statements:
     def __init__(self, tables: Tables, dialect: Dialect) -> None:
         self.tables, self.dialect = tables, dialect
         self.family = "mysql" if dialect.name in ("mysql", "mariadb") else dialect.name
-        self.get = cache(self._get)
-        self.page = cache(self._page)
+        self.get = cache(lambda latest: self._compile(queries.get(tables, latest)))
+        self.page = cache(
+            lambda **wanted: self._compile(queries.page(tables, self.family, **wanted))
+        )
         self.copy_channels = cache(self._copy_channels)
         self.at_once = AtOnce(tables, dialect) if self.family == "postgresql" else None
         if self.family != "mysql":
@@ -99,17 +98,17 @@ class Statements:
 
     # -- inserts ------------------------------------------------------------------------------
 
-    def ignore(self, table: Table) -> Executable:
+    def ignore(self, table: Table) -> Any:
         """Insert; a row that is there already stays as it is."""
-        values = {column.name: bindparam(column.name) for column in table.columns}
+        values: dict[str, Any] = {column.name: bindparam(column.name) for column in table.columns}
         if self.family == "mysql":
             first = next(iter(table.primary_key))
             return mysql.insert(table).values(values).on_duplicate_key_update({first.name: first})
         return self._insert(table).values(values).on_conflict_do_nothing()
 
-    def replace(self, table: Table) -> Executable:
+    def replace(self, table: Table) -> Any:
         """Insert; a row that is there already takes the new values."""
-        values = {column.name: bindparam(column.name) for column in table.columns}
+        values: dict[str, Any] = {column.name: bindparam(column.name) for column in table.columns}
         keys = [column.name for column in table.primary_key]
         return self._upsert(table, values, keys)
 
@@ -130,17 +129,19 @@ class Statements:
     def _new_checkpoint(self) -> Executable:
         """Returns the row's number, or nothing if it is there already."""
         table = self.tables.checkpoints
-        values = {column.name: bindparam(column.name) for column in table.columns
-                  if column.name != "id"}
+        values: dict[str, Any] = {
+            column.name: bindparam(column.name) for column in table.columns if column.name != "id"
+        }
         executable: Executable = (
-            self._insert(table).values(values).on_conflict_do_nothing().returning(table.c.id))
+            self._insert(table).values(values).on_conflict_do_nothing().returning(table.c.id)
+        )
         return executable
 
     def _put_checkpoint(self) -> Executable:
         """The same, but a row that is there already takes the new values (MySQL: lastrowid)."""
         table = self.tables.checkpoints
         names = [column.name for column in table.columns if column.name != "id"]
-        values = {name: bindparam(name) for name in names}
+        values: dict[str, Any] = {name: bindparam(name) for name in names}
         keys = ["tenant", "thread_id", "namespace_key", "checkpoint_id"]
         if self.family == "mysql":
             statement = mysql.insert(table).values(values)
@@ -168,7 +169,7 @@ class Statements:
             )
             .join(parent, parent.c.id == source.c.checkpoint)
             .where(
-                *self._address(parent, "parent_id"),
+                *queries.address(parent, "parent_id"),
                 or_(
                     *(
                         and_(
@@ -200,26 +201,16 @@ class Statements:
             .join(parent, parent.c.id == source.c.checkpoint)
             .join(held, and_(held.c.channel == source.c.channel, held.c.blob == source.c.blob))
             .where(
-                held.c.checkpoint == bindparam("checkpoint"), *self._address(parent, "parent_id")
+                held.c.checkpoint == bindparam("checkpoint"), *queries.address(parent, "parent_id")
             )
         )
         return insert(self.tables.memory_states).from_select(names, rows)
 
     # -- reads --------------------------------------------------------------------------------
 
-    def _address(self, table: Any, checkpoint: str | None) -> list[ColumnElement[bool]]:
-        where = [
-            table.c.tenant == bindparam("tenant"),
-            table.c.thread_id == bindparam("thread_id"),
-            table.c.namespace_key == bindparam("namespace_key"),
-        ]
-        if checkpoint:
-            where.append(table.c.checkpoint_id == bindparam(checkpoint))
-        return where
-
     def _find_checkpoint(self) -> Select[Any]:
         table = self.tables.checkpoints
-        return select(table.c.id).where(*self._address(table, "checkpoint_id"))
+        return select(table.c.id).where(*queries.address(table, "checkpoint_id"))
 
     def _versions(self) -> Select[Any]:
         table = self.tables.channels
@@ -233,128 +224,6 @@ class Statements:
             table.c.tenant == bindparam("tenant"), table.c.thread_id == bindparam("thread_id")
         )
         return statement if self.family == "sqlite" else statement.with_for_update(read=True)
-
-    def _get(self, latest: bool) -> Statement:
-        """One checkpoint with its channels and writes: by id, or the newest of a namespace."""
-        table = self.tables.checkpoints
-        rows = select(table).where(
-            *self._address(table, None if latest else "checkpoint_id"), table.c.hidden == 0
-        )
-        if latest:
-            rows = rows.order_by(table.c.checkpoint_id.desc()).limit(1)
-        return self._compile(self.sections(rows))
-
-    def _page(
-        self,
-        thread: bool,
-        namespace: bool,
-        checkpoint: bool,
-        before: bool,
-        after: bool,
-        terms: int,
-    ) -> Statement:
-        """One page of a listing, newest first; `after` continues below the last row seen."""
-        table = self.tables.checkpoints
-        where = [table.c.tenant == bindparam("tenant"), table.c.hidden == 0]
-        if thread:
-            where.append(table.c.thread_id == bindparam("thread_id"))
-        if namespace:
-            where.append(table.c.namespace_key == bindparam("namespace_key"))
-        if checkpoint:
-            where.append(table.c.checkpoint_id == bindparam("checkpoint_id"))
-        if before:
-            where.append(table.c.checkpoint_id < bindparam("before"))
-        if after:
-            where.append(table.c.checkpoint_id <= bindparam("last"))
-            where.append(
-                or_(table.c.checkpoint_id < bindparam("last"), table.c.id < bindparam("last_row"))
-            )
-        where += [
-            self.has_term(table.c.terms, bindparam(f"term{i}", type_=table.c.terms.type))
-            for i in range(terms)
-        ]
-        rows = (
-            select(table)
-            .where(*where)
-            .order_by(table.c.checkpoint_id.desc(), table.c.id.desc())
-            .limit(bindparam("size"))
-        )
-        return self._compile(self.sections(rows))
-
-    def has_term(
-        self, column: ColumnElement[bytes], wanted: ColumnElement[bytes]
-    ) -> ColumnElement[bool]:
-        """Whether the terms of a checkpoint's metadata hold this one (or seem to)."""
-        if self.family == "sqlite":
-            return func.instr(column, wanted) > 0
-        if self.family == "mysql":
-            return func.locate(wanted, column) > 0
-        # With the schema's name it is an ordinary function, where "position" alone is syntax.
-        return func.pg_catalog.position(column, wanted) > 0
-
-    def sections(self, rows: Select[Any]) -> Executable:
-        """The chosen checkpoints and all that hangs on them, in one statement.
-
-        Rows: section (0 checkpoint, 1 channel, 2 write), checkpoint's number, five texts, a
-        number, kind, bytes, hash of the blob; see `rows.py`.
-        """
-        chosen = rows.cte("chosen")
-        channels, writes = self.tables.channels, self.tables.writes
-        blobs = self.tables.blobs
-        heads = select(
-            literal_column("0").label("section"),
-            chosen.c.id.label("row"),
-            chosen.c.checkpoint_id.label("one"),
-            chosen.c.thread_id.label("two"),
-            chosen.c.namespace.label("three"),
-            chosen.c.parent_id.label("four"),
-            chosen.c.metadata.label("five"),
-            chosen.c.channel_count.label("number"),
-            chosen.c.kind.label("kind"),
-            chosen.c.body.label("data"),
-            null().label("hash"),
-        )
-        held = select(
-            literal_column("1"),
-            chosen.c.id,
-            channels.c.channel,
-            null(),
-            null(),
-            null(),
-            null(),
-            literal_column("0"),
-            func.coalesce(channels.c.kind, blobs.c.kind),
-            func.coalesce(channels.c.data, blobs.c.data),
-            channels.c.blob,
-        ).select_from(
-            chosen.join(channels, channels.c.checkpoint == chosen.c.id).outerjoin(
-                blobs, blobs.c.hash == channels.c.blob
-            )
-        )
-        pending = select(
-            literal_column("2"),
-            chosen.c.id,
-            writes.c.task_id,
-            writes.c.channel,
-            writes.c.task_path,
-            null(),
-            null(),
-            writes.c.idx,
-            func.coalesce(writes.c.kind, blobs.c.kind),
-            func.coalesce(writes.c.data, blobs.c.data),
-            writes.c.blob,
-        ).select_from(
-            chosen.join(
-                writes,
-                and_(
-                    writes.c.tenant == chosen.c.tenant,
-                    writes.c.thread_id == chosen.c.thread_id,
-                    writes.c.namespace_key == chosen.c.namespace_key,
-                    writes.c.checkpoint_id == chosen.c.checkpoint_id,
-                ),
-            ).outerjoin(blobs, blobs.c.hash == writes.c.blob)
-        )
-        return union_all(heads, held, pending)
 
 
 def _by_checkpoint(table: Table) -> Executable:

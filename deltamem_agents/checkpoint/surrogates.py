@@ -38,7 +38,7 @@ def _hide(text: str) -> str:
 def _show(text: str) -> str:
     if not text.startswith(_MARK):
         return text
-    return bytes.fromhex(text[len(_MARK):]).decode("utf-16-le", "surrogatepass")
+    return bytes.fromhex(text[len(_MARK) :]).decode("utf-16-le", "surrogatepass")
 
 
 def _walk(value: Any, change: Callable[[str], str], depth: int) -> Any:
@@ -48,8 +48,9 @@ def _walk(value: Any, change: Callable[[str], str], depth: int) -> Any:
         new = change(value)
         return value if new == value else new
     if isinstance(value, dict):
-        pairs = [(_walk(k, change, depth + 1), _walk(v, change, depth + 1))
-                 for k, v in value.items()]
+        pairs = [
+            (_walk(k, change, depth + 1), _walk(v, change, depth + 1)) for k, v in value.items()
+        ]
         same = all(a is k and b is v for (a, b), (k, v) in zip(pairs, value.items(), strict=True))
         return value if same else dict(pairs)
     if isinstance(value, list | tuple | set | frozenset):

@@ -27,13 +27,18 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from deltamem_agents.checkpoint import identifiers as ids
 
 SCHEMA_VERSION = 1
 HASH_BYTES = 20
-_MYSQL = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_row_format": "DYNAMIC"}
+_MYSQL: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_row_format": "DYNAMIC",
+}
 
 
 class _Key(TypeDecorator[str]):
@@ -117,8 +122,7 @@ class Tables:
         keep("writes", self._writes())
         keep("memory_states", self._memory_states())
 
-    def _table(self, name: str, *parts: Column[object] | Index | UniqueConstraint, **more: bool
-               ) -> Table:
+    def _table(self, name: str, *parts: SchemaItem, **more: Any) -> Table:
         return Table(self.prefix + name, self.metadata, *parts, **_MYSQL, **more)
 
     def _migrations(self) -> Table:
@@ -166,7 +170,10 @@ class Tables:
             Column("kind", String(64), nullable=False),
             Column("body", content(), nullable=False),
             UniqueConstraint(
-                "tenant", "thread_id", "namespace_key", "checkpoint_id",
+                "tenant",
+                "thread_id",
+                "namespace_key",
+                "checkpoint_id",
                 name=self.prefix + "checkpoints_address",
             ),
         )
@@ -197,8 +204,10 @@ class Tables:
             Column("data", content()),
             blob,
             Index(
-                self.prefix + "channels_blob", blob,
-                sqlite_where=blob.is_not(None), postgresql_where=blob.is_not(None),
+                self.prefix + "channels_blob",
+                blob,
+                sqlite_where=blob.is_not(None),
+                postgresql_where=blob.is_not(None),
             ),
             sqlite_with_rowid=False,
         )
@@ -220,8 +229,10 @@ class Tables:
             Column("data", content()),
             blob,
             Index(
-                self.prefix + "writes_blob", blob,
-                sqlite_where=blob.is_not(None), postgresql_where=blob.is_not(None),
+                self.prefix + "writes_blob",
+                blob,
+                sqlite_where=blob.is_not(None),
+                postgresql_where=blob.is_not(None),
             ),
             sqlite_with_rowid=False,
         )

@@ -17,8 +17,8 @@ from deltamem_agents.checkpoint.serde import Item
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context
-    from deltamem_agents.checkpoint.database import Operation
     from deltamem_agents.checkpoint.session import Session
+    from deltamem_agents.checkpoint.transactions import Operation
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def _put(session: Session, context: Context, foreign: Foreign) -> None:
     items = {name: _item(context, packed) for name, packed in foreign.values.items()}
     counters = foreign.metadata.get("counters_since_delta_snapshot") or {}
     deltas = sorted(name for name in counters if name not in items)
-    number = session.put_numbered(
-        statements.put_checkpoint,
+    number, _ = session.put_checkpoint(
         {
             **context.at(address),
             "parent_id": foreign.parent_id,

@@ -17,6 +17,7 @@ from deltamem_agents.checkpoint.migrations import migrate
 from deltamem_agents.checkpoint.serde import Coder
 from deltamem_agents.checkpoint.session import Session
 from deltamem_agents.checkpoint.tables import Tables
+from deltamem_agents.checkpoint.transactions import Job
 from deltamem_agents.errors import EncryptionError
 
 KEY_BYTES = 32
@@ -42,15 +43,13 @@ class Tenancy:
         if self.salt is None:
             with self._guard:
                 if self.salt is None:
-                    self.salt = database.run(
-                        lambda session: self.open(session, serde), write=True, core=True)
+                    self.salt = database.run(self._opening(serde))
         return self._make(serde, self.salt)
 
     async def acontext(self, serde: SerializerProtocol, database: Database) -> Context:
         """The same from a coroutine; two of them may open at once, which does no harm."""
         if self.salt is None:
-            self.salt = await database.arun(
-                lambda session: self.open(session, serde), write=True, core=True)
+            self.salt = await database.arun(self._opening(serde))
             await asyncio.sleep(0)
         return self._make(serde, self.salt)
 
@@ -60,6 +59,9 @@ class Tenancy:
             context = Context(self.tenant, self.tables, Coder(serde, salt))
             self._context, self._serde = context, serde
         return context
+
+    def _opening(self, serde: SerializerProtocol) -> Job[bytes]:
+        return Job(lambda session: self.open(session, serde), write=True, core=True)
 
     def open(self, session: Session, serde: SerializerProtocol) -> bytes:
         """Migrate, then find (or make) the salt of the tenant's hashes.
@@ -71,12 +73,14 @@ class Tenancy:
         migrate(session.core, self.tables)
         table = self.tables.tenants
         row = session.core.execute(
-            select(table.c.kind, table.c.wrapped_key).where(table.c.tenant == self.tenant)).first()
+            select(table.c.kind, table.c.wrapped_key).where(table.c.tenant == self.tenant)
+        ).first()
         if not isinstance(serde, EncryptedSerializer):
             if row is not None:
                 raise EncryptionError(
                     f"tenant {self.tenant!r} is encrypted",
-                    remedy="Open it with the key it was written with (`encryption_key=`).")
+                    remedy="Open it with the key it was written with (`encryption_key=`).",
+                )
             return plain_salt(self.tenant)
         coder = Coder(serde, b"")
         if row is not None:
@@ -91,9 +95,11 @@ class Tenancy:
         ).first():
             raise EncryptionError(
                 f"tenant {self.tenant!r} holds no plaintext rows",
-                remedy="Open it without a key and call `encrypt(key)`, or use another tenant.")
+                remedy="Open it without a key and call `encrypt(key)`, or use another tenant.",
+            )
         salt = secrets.token_bytes(KEY_BYTES)
         kind, wrapped = coder.seal("bytes", salt)
-        session.core.execute(table.insert().values(
-            tenant=self.tenant, kind=kind, wrapped_key=wrapped))
+        session.core.execute(
+            table.insert().values(tenant=self.tenant, kind=kind, wrapped_key=wrapped)
+        )
         return salt

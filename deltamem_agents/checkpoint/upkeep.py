@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, and_, func, select, update
 
-from deltamem_agents.checkpoint import removal
+from deltamem_agents.checkpoint import engines, removal
 from deltamem_agents.checkpoint.removal import Removal
 
 if TYPE_CHECKING:
@@ -57,12 +57,18 @@ def stats(session: Session, context: Context) -> Stats:
         threads=one(select(func.count(heads.c.thread_id.distinct())).where(own)),
         checkpoints=one(select(func.count()).where(own, heads.c.hidden == 0)),
         hidden=one(select(func.count()).where(own, heads.c.hidden != 0)),
-        channels=one(select(func.count()).select_from(
-            tables.channels.join(heads, heads.c.id == tables.channels.c.checkpoint)).where(own)),
+        channels=one(
+            select(func.count())
+            .select_from(tables.channels.join(heads, heads.c.id == tables.channels.c.checkpoint))
+            .where(own)
+        ),
         writes=one(select(func.count()).where(tables.writes.c.tenant == tenant)),
         blobs=one(select(func.count()).where(tables.blobs.c.tenant == tenant)),
-        blob_bytes=one(select(func.sum(func.length(tables.blobs.c.data))).where(
-            tables.blobs.c.tenant == tenant)),
+        blob_bytes=one(
+            select(func.sum(func.length(tables.blobs.c.data))).where(
+                tables.blobs.c.tenant == tenant
+            )
+        ),
         memories=one(select(func.count()).where(tables.memory_states.c.tenant == tenant)),
         database_bytes=_database_bytes(session),
     )
@@ -73,7 +79,7 @@ def _database_bytes(session: Session) -> int:
         "sqlite": "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
         "postgresql": "SELECT pg_database_size(current_database())",
         "mysql": "SELECT SUM(data_length + index_length) FROM information_schema.tables "
-                 "WHERE table_schema = DATABASE()",
+        "WHERE table_schema = DATABASE()",
     }
     found = session.core.exec_driver_sql(queries[session.statements.family]).scalar()
     return int(found or 0)
@@ -83,7 +89,8 @@ def sweep(session: Session, context: Context) -> Removal:
     """Collect every blob of the tenant that nothing refers to."""
     blobs = context.tables.blobs
     hashes = session.core.execute(
-        select(blobs.c.hash).where(blobs.c.tenant == context.tenant)).scalars()
+        select(blobs.c.hash).where(blobs.c.tenant == context.tenant)
+    ).scalars()
     return removal.collect(session.core, context, sorted(bytes(entry) for entry in hashes))
 
 
@@ -111,7 +118,7 @@ def _vacuum_sqlite(database: Database) -> int:
         cursor.close()
     finally:
         raw.close()
-    database.purge()
+    engines.truncate_log(database.engine)
     return before - os.path.getsize(path) if before else 0
 
 
@@ -123,6 +130,5 @@ def take_fence(session: Session, context: Context, thread_id: str) -> int:
     if changed.rowcount:
         token: int = session.core.execute(select(table.c.token).where(where)).scalar_one()
         return token
-    session.core.execute(table.insert().values(
-        tenant=context.tenant, thread_id=thread_id, token=1))
+    session.core.execute(table.insert().values(tenant=context.tenant, thread_id=thread_id, token=1))
     return 1

@@ -147,13 +147,16 @@ def put_at_once(session: Session, put: Put) -> RunnableConfig | None:
     memories = _memory_rows(put, {}, put.changed)
     kept = put.unchanged and any(type(put.values[name]) is MemoryState for name in put.unchanged)
     statement = at_once.put(
-        bool(put.unchanged), bool(put.changed), bool(blobs), bool(memories), bool(kept))
+        bool(put.unchanged), bool(put.changed), bool(blobs), bool(memories), bool(kept)
+    )
     channels = [
         {"channel": name, "version": put.versions[name], **rows.reference(item)}
         for name, item in put.changed.items()
     ]
     parameters = {
-        **put.head, **arrays(tables.blobs, blobs), **arrays(tables.channels, channels),
+        **put.head,
+        **arrays(tables.blobs, blobs),
+        **arrays(tables.channels, channels),
         **arrays(tables.memory_states, memories),
         "kept_channel": put.unchanged,
         "kept_version": [put.versions[name] for name in put.unchanged],
@@ -174,10 +177,13 @@ def put_checkpoint(session: Session, put: Put) -> RunnableConfig:
     if put.unchanged:
         changed.update(_take_over(session, put, number))
     session.many(statements.put_blob, rows.blob_rows(changed.values(), context.tenant))
-    session.many(statements.put_channel, [
-        rows.channel_row(number, name, put.versions[name], item)
-        for name, item in changed.items()
-    ])
+    session.many(
+        statements.put_channel,
+        [
+            rows.channel_row(number, name, put.versions[name], item)
+            for name, item in changed.items()
+        ],
+    )
     _put_memories(session, put, number, changed)
     return put.config
 
@@ -204,11 +210,15 @@ def _take_over(session: Session, put: Put, number: int) -> dict[str, Item]:
 def _memory_rows(
     put: Put, places: dict[str, Any], changed: dict[str, Item]
 ) -> list[dict[str, Any]]:
-    own = {"tenant": put.context.tenant, "thread_id": put.address.thread_id,
-           "checkpoint_id": put.address.checkpoint_id}
+    own = {
+        "tenant": put.context.tenant,
+        "thread_id": put.address.thread_id,
+        "checkpoint_id": put.address.checkpoint_id,
+    }
     return [
         {**places, **own, **rows.memory_row(name, put.values[name], item.blob)}
-        for name, item in changed.items() if type(put.values[name]) is MemoryState
+        for name, item in changed.items()
+        if type(put.values[name]) is MemoryState
     ]
 
 
@@ -216,8 +226,10 @@ def _put_memories(session: Session, put: Put, number: int, changed: dict[str, It
     places = {"checkpoint": number}
     session.many(session.statements.put_memory, _memory_rows(put, places, changed))
     if any(type(put.values[name]) is MemoryState for name in put.unchanged if name not in changed):
-        session.run(session.statements.copy_memories,
-                    {**put.context.at(put.address), **places, "parent_id": put.parent_id})
+        session.run(
+            session.statements.copy_memories,
+            {**put.context.at(put.address), **places, "parent_id": put.parent_id},
+        )
 
 
 @dataclass
@@ -259,8 +271,10 @@ def writes_at_once(session: Session, writes: Writes) -> bool | None:
     at_once, tables = session.statements.at_once, writes.context.tables
     if at_once is None or writes.fence is not None:
         return None
-    session.run(at_once.writes(writes.again, bool(writes.blobs)), {
-        **arrays(tables.writes, writes.rows), **arrays(tables.blobs, writes.blobs)})
+    session.run(
+        at_once.writes(writes.again, bool(writes.blobs)),
+        {**arrays(tables.writes, writes.rows), **arrays(tables.blobs, writes.blobs)},
+    )
     return True
 
 
