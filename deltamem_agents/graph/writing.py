@@ -51,13 +51,19 @@ def is_pending(channel: str) -> bool:
     return channel in PENDING or channel.startswith(PENDING_PREFIX)
 
 
+def _is_due(name: str, value: object) -> bool:
+    """A node is due by a trigger of any value; tasks that were sent are a list, often empty."""
+    return bool(value) if name == "__pregel_tasks" else True
+
+
 def refuse_running(tip: CheckpointTuple | None) -> None:
     """Refuse a thread that waits in the middle of a run.
 
     Raises:
         ThreadHistoryError: nodes are due, as after an interrupt or a crash.
     """
-    due = [name for name in (tip.checkpoint["channel_values"] if tip else {}) if is_pending(name)]
+    values = tip.checkpoint["channel_values"] if tip else {}
+    due = [name for name, value in values.items() if is_pending(name) and _is_due(name, value)]
     if due:
         raise ThreadHistoryError(
             "an operator works on a thread that waits for its user",

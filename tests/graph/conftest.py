@@ -6,6 +6,8 @@ a message that is read twice, never, or by the wrong thread shows as a number. I
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field, PrivateAttr
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from deltamem_agents.chat import ChatDeltaMem
 from deltamem_agents.chat.messages import to_dict
@@ -120,3 +124,25 @@ def tiny(tiny_folders: tuple[Path, Path]) -> Callable[..., ChatDeltaMem]:
 def file_saver(tmp_path: Path) -> Iterator[SQLAlchemySaver]:
     with SQLAlchemySaver(f"sqlite:///{tmp_path / 'agent.db'}", synchronous="OFF") as saver:
         yield saver
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """An empty PostgreSQL database; skipped without a server, failed with CI set."""
+    default = "postgresql+psycopg://root@127.0.0.1/test"
+    server = make_url(os.environ.get("DELTAMEM_TEST_POSTGRES_URL", default))
+    engine = create_engine(
+        server, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5}
+    )
+    name = "dm_" + uuid.uuid4().hex[:12]
+    try:
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    except OperationalError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"postgresql does not answer: {error}")
+        pytest.skip(f"postgresql does not answer: {error}")
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()

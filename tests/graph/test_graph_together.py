@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from langchain.agents import AgentState, create_agent
 from langchain.agents.middleware import (
+    AgentMiddleware,
     ModelFallbackMiddleware,
     SummarizationMiddleware,
     ToolRetryMiddleware,
@@ -19,6 +20,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from pydantic import BaseModel, ConfigDict
 
 from deltamem_agents.chat.messages import to_dict
 from deltamem_agents.core.state import MemoryState
@@ -52,9 +54,9 @@ def replayed(model: Any, messages: Any, tools: Any = None) -> MemoryState:
     return model.engine.read(None, [to_dict(message) for message in messages], tools=schemas)
 
 
-def worker(model: Any, name: str, **options: Any) -> Any:
+def worker(model: Any, name: str, prompt: str | None = None, **options: Any) -> Any:
     middleware = [DeltaMemMiddleware(**options)]
-    return create_agent(model, tools=[], middleware=middleware, name=name)
+    return create_agent(model, tools=[], middleware=middleware, name=name, system_prompt=prompt)
 
 
 class SharedState(AgentState[Any]):
@@ -114,11 +116,12 @@ def test_agents_share_one_memory_when_asked(tiny: Any) -> None:
 
 def test_two_branches_that_write_one_memory_are_an_error(tiny: Any) -> None:
     model = tiny()
-    pair = [worker(model, name, shared=True) for name in ("one", "two")]
+    pair = [worker(model, name, f"You are {name}.", shared=True) for name in ("one", "two")]
     graph = chain(SharedState, *pair, parallel=True)
     with pytest.raises(ParallelMemoryError, match="merge='replay'"):
         say(graph, "hello")
-    nodes = chain(MessagesState, memory_node(model), memory_node(model), parallel=True)
+    two = [memory_node(model, system_prompt=f"You are {name}.") for name in ("one", "two")]
+    nodes = chain(MessagesState, *two, parallel=True)
     with pytest.raises(ParallelMemoryError, match="one writer in a superstep"):
         say(nodes, "hello")
 
@@ -207,28 +210,51 @@ def test_a_summary_evicts_and_is_not_written(tiny: Any) -> None:
     assert values(graph)["delta_memory"].tokens_written > after.tokens_written
 
 
-@tool
+attempts: list[str] = []
+
+
+class Where(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    place: str
+
+
+@tool(args_schema=Where)
 def flaky(place: str) -> str:
-    """Fails when asked twice."""
-    raise ConnectionError(place)
+    """Fail, then answer."""
+    attempts.append(place)
+    if len(attempts) == 1:
+        raise ConnectionError(place)
+    return "found"
 
 
-def test_beside_tool_retry_and_fallbacks(tiny: Any) -> None:
-    model = tiny()
+class CallFirst(AgentMiddleware[Any, Any, Any]):
+    """Makes the model call a tool after a question, and answer after a result."""
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        asked = isinstance(request.messages[-1], HumanMessage)
+        return handler(request.override(tool_choice="any" if asked else "none"))
+
+
+def test_beside_tool_retry_and_fallbacks(tiny: Any, file_saver: Any) -> None:
+    model = tiny(context_window=800, low_water=700, max_tokens=120)
     graph = create_agent(
         model,
         tools=[flaky],
         middleware=[
             ToolRetryMiddleware(max_retries=1, initial_delay=0.0),
             ModelFallbackMiddleware(FakeListChatModel(responses=["another"])),
+            CallFirst(),
             DeltaMemMiddleware(),
         ],
-        checkpointer=InMemorySaver(),
+        checkpointer=file_saver,
     )
-    say(graph, "hi")
+    attempts.clear()
+    say(graph, "where is it?")
     now = values(graph)
-    if now["messages"][-1].text != "another":
-        close(now["delta_memory"], replayed(model, now["messages"], [flaky]))
+    assert [message.type for message in now["messages"]] == ["human", "ai", "tool", "ai"]
+    assert len(attempts) == 2
+    assert now["messages"][2].text == "found"
+    close(now["delta_memory"], replayed(model, now["messages"], [flaky]))
 
 
 @pytest.mark.parametrize("way", ["threads", "tasks"])
