@@ -179,7 +179,10 @@ def scripted(engine: Any, script: Script) -> Any:
     from deltamem_agents.runtime.session import Feed
 
     tokenizer, run = engine.tokenizer, engine.runner.forward
-    opening = len(engine.template.generation_prompt([{"role": "user", "content": "."}]))
+    question = [{"role": "user", "content": "."}]
+    openings = [
+        engine.template.generation_prompt(question, thinking=thinking) for thinking in (False, None)
+    ]
 
     def replaced(feeds: Sequence[Feed]) -> list[Tensor]:
         return [spell(feed, logits) for feed, logits in zip(feeds, run(feeds), strict=True)]
@@ -190,6 +193,7 @@ def scripted(engine: Any, script: Script) -> Any:
             return logits
         *before, current = session.marks
         ids = [*(session.pinned.ids if session.pinned else ()), *(i for m in before for i in m.ids)]
+        opening = next(len(ids) for ids in openings if current.ids[: len(ids)] == ids)
         reply = tokenizer(script(tokenizer.decode(ids)), add_special_tokens=False)["input_ids"]
         wanted = [*reply, tokenizer.eos_token_id]
         logits = full_like(logits, -100.0)

@@ -202,4 +202,21 @@ class _Banned(Matcher):
 def _strict(schema: Mapping[str, Any]) -> str:
     """A schema without free white space, so that what is generated is its canonical form."""
     options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+    return json.dumps({**_closed(schema), "x-guidance": options}, ensure_ascii=False)
+
+
+def _closed(schema: Any) -> Any:
+    """The same schema, in which objects have the properties that are named and no others."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = {}
+    for key, value in schema.items():
+        if key in ("properties", "patternProperties", "$defs", "definitions"):
+            closed[key] = {name: _closed(part) for name, part in value.items()}
+        else:
+            closed[key] = value if key in ("enum", "const", "default") else _closed(value)
+    if isinstance(schema.get("properties"), Mapping):
+        closed.setdefault("additionalProperties", False)
+    return closed

@@ -112,6 +112,7 @@ class ReplyParser:
         self._held = ""
         self._content, self._reasoning = "", ""
         self._calls: list[_Call] = []
+        self._thought = False  # a thought has ended
         self._fresh = True  # nothing but white space so far: a thought may still begin
 
     @property
@@ -177,7 +178,7 @@ class ReplyParser:
         yield from self._emit(shown)
 
     def _emit(self, text: str) -> Iterator[Part]:
-        if self._reasoning and not self._content:
+        if self._thought and not self._content:
             text = text.lstrip("\n")
         if text and not (self._calls and not text.strip()):  # white space between calls is template
             self._fresh = False
@@ -186,22 +187,17 @@ class ReplyParser:
 
     def _think(self, final: bool) -> Iterator[Part]:
         place = self._held.find(_THOUGHT)
-        over = place >= 0
-        cut = (
-            place
-            if over
-            else len(self._held) - (0 if final else held_back(self._held, (_THOUGHT,)))
-        )
-        shown, self._held = self._held[:cut], self._held[cut:]
+        keep = 0 if final else held_back(self._held, (_THOUGHT,))
+        cut = place if place >= 0 else len(self._held) - keep
+        shown = self._held[:cut].rstrip("\n")
+        if place >= 0:
+            self._held = self._held[len(_THOUGHT) + place :]
+            self._mode, self._fresh, self._thought = "text", False, True
+        else:
+            # Line breaks at the end wait: before the closing mark they are template.
+            self._held = "" if final else self._held[len(shown) :]
         if not self._reasoning:
             shown = shown.lstrip("\n")
-        if over:
-            self._held, self._mode, self._fresh = (
-                self._held[len(_THOUGHT) :].lstrip("\n"),
-                "text",
-                False,
-            )
-            shown = shown.rstrip("\n")
         if shown:
             self._reasoning += shown
             yield ReasoningPart(shown)

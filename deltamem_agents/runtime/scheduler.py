@@ -110,7 +110,7 @@ class Scheduler:
     def _round(self) -> None:
         """One token of every reply, then a piece of one prompt: nobody waits for another's end."""
         for job in [job for job in self._active if job.cancelled]:
-            self._end(job, None)
+            self._end(job, RuntimeError("the turn was cancelled"))
         decoding = [job for job in self._active if job.feed and self.runner.joins(job.feed)]
         for first in range(0, len(decoding), self.batch_size):
             self._run(decoding[first : first + self.batch_size])

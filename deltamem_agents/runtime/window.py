@@ -89,7 +89,7 @@ def align(ledger: Ledger, entries: Sequence[dict[str, Any]]) -> Alignment:
     if not intact or summaries:
         for start in range(0 if evicted else summaries, len(digests) - count + 1):
             if count and digests[start : start + count] == known:
-                return _joined(head, items[start:], writes)
+                return _joined(head[:start], items[start:], writes)
     for lost in range(1, count):
         if digests[summaries : summaries + count - lost] == known[lost:]:
             kept = [False] * (count - lost)

@@ -81,7 +81,7 @@ def test_a_batch_equals_each_alone(engine):
     assert engine.runner.batch.sessions == []
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_interleaved_sessions_with_cancels_equal_their_solo_runs(engine, seed):
     """64 conversations: threads and tasks on two loops; a third of all calls are cancelled once."""
     draw = random.Random(seed)
