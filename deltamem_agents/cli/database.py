@@ -78,4 +78,5 @@ def import_(
 
 def _counted(report: object) -> str:
     values = asdict(report)  # type: ignore[call-overload]
-    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in values.items())
+    counts = [f"{count} {name.replace('_', ' ')}" for name, count in values.items() if count]
+    return ", ".join(counts) or "nothing"

@@ -1,0 +1,147 @@
+"""The commands on real databases and a tiny real model."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from langchain_core.messages import HumanMessage
+
+from deltamem_agents.cli.app import run
+from deltamem_agents.cli.console import sqlite_path
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> str:
+    """Run a command; what it printed, each run of white space as one blank."""
+    ended = run([str(argument) for argument in arguments])
+    shown = capsys.readouterr()
+    assert ended == status, shown.out + shown.err
+    return " ".join(shown.out.split())
+
+
+def talk(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    *lines: str,
+) -> str:
+    """Chat by typing lines."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
+    files = ["--model", folder / "backbone", "--adapter", folder / "adapter"]
+    return ran(capsys, "chat", "--db", folder / "chat.db", *files, "--max-tokens", 4)
+
+
+def test_chat_goes_on_in_another_call_and_forgets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    said = talk(capsys, monkeypatch, tiny, "/memory", "I like figs.", "/memory", "/exit")
+    assert "Nothing has been said yet." in said
+    assert "2 messages visible, 0 only in the memory" in said
+
+    said = talk(capsys, monkeypatch, tiny, "/memory", "And plums.", "/forget figs", "/memory")
+    assert "2 messages visible" in said
+    assert "2 messages are gone" in said
+    assert said.endswith("2 messages visible, 0 only in the memory you>")
+
+    said = talk(capsys, monkeypatch, tiny, "/reset", "/memory", "/nonsense", "/forget", "/help")
+    assert "Everything of this conversation is gone." in said
+    assert said.index("is gone.") < said.index("Nothing has been said yet.")
+    assert "There is no command /nonsense" in said
+    assert "Say what to forget" in said
+
+
+def test_a_database_is_made_counted_pruned_and_inspected(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    database, picture = tiny / "chat.db", tiny / "memory.png"
+    assert "is ready" in ran(capsys, "db", "init", database)
+    talk(capsys, monkeypatch, tiny, "One.", "Two.", "Three.")
+    assert "threads 1 checkpoints 9" in ran(capsys, "db", "stats", database)
+    assert "chat 9" in ran(capsys, "inspect", database)
+    course = ran(capsys, "inspect", database, "--thread", "chat", "--picture", picture)
+    assert "MemoryState(layers=2" in course
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "Would remove: 8 checkpoints" in ran(
+        capsys, "db", "prune", database, "--keep-last", 1, "--dry-run"
+    )
+    assert "Removed: 8 checkpoints" in ran(capsys, "db", "prune", database, "--keep-last", 1)
+    assert "threads 1 checkpoints 1" in ran(capsys, "db", "stats", database)
+    assert ran(capsys, "db", "vacuum", database) == "Collected: nothing"
+    assert "up to date" in ran(capsys, "db", "upgrade", database)
+
+
+def test_facts_are_listed_found_and_forgotten(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from deltamem_agents import FactStore, SQLAlchemySaver
+    from deltamem_agents.router import Scope
+
+    database = tmp_path / "facts.db"
+    with SQLAlchemySaver(str(database)) as saver:
+        told = [HumanMessage("My locker code is 48213.", id="a"), HumanMessage("I live in Oslo.")]
+        facts = FactStore(saver).record_all(told, Scope("default", "t"))
+    code = next(fact for fact in facts if fact.value == "48213")
+    listed = ran(capsys, "facts", "list", database, "t")
+    assert "48213" in listed
+    assert "Oslo" in listed
+    assert "48213" in ran(capsys, "facts", "search", database, "t", "what is my locker code?")
+    assert "No facts." in ran(capsys, "facts", "list", database, "another")
+    said = ran(capsys, "facts", "forget", database, "t", code.fact_id[:8])
+    assert said == "Forgotten: 1; said elsewhere: 0."
+    assert "48213" not in ran(capsys, "facts", "list", database, "t")
+    assert run(["facts", "forget", str(database), "t", "no-such"]) == 2
+    assert "FactStoreError" in capsys.readouterr().err
+
+
+def test_an_adapter_changes_its_format_and_comes_back(
+    capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    from deltamem_agents.adapter.files import read
+
+    model = ["--model", tiny / "backbone"]
+    ran(capsys, "convert", tiny / "adapter", tiny / "official", *model, "--to", "official")
+    assert (tiny / "official/delta_mem_adapter.pt").is_file()
+    ran(capsys, "convert", tiny / "official", tiny / "again", *model)
+    before, after = read(tiny / "adapter")[1], read(tiny / "again")[1]
+    assert before.keys() == after.keys()
+    assert len(before) > 10
+    assert all(bool((before[name] == after[name]).all()) for name in before)
+    assert run(["convert", str(tiny / "official"), str(tiny / "again"), *map(str, model)]) == 2
+    assert "new or empty folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_recall_and_router_write_their_numbers(
+    capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    result = tiny / "router.json"
+    ran(capsys, "eval", "router", "--threads", 2, "--json", result)
+    assert json.loads(result.read_text())["hits across tenants"] == 0
+
+
+def test_the_version_is_printed_by_the_module_too() -> None:
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-m", "deltamem_agents.cli", "--help"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "demo" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("agent.db", "agent.db"),
+        ("sqlite:///agent.db", "agent.db"),
+        ("sqlite:////tmp/agent.db", "/tmp/agent.db"),
+        ("sqlite+aiosqlite:///a.db?timeout=3", "a.db"),
+        (":memory:", None),
+        ("sqlite://", None),
+        ("postgresql://localhost/agents", None),
+    ],
+)
+def test_the_file_of_a_database_url(given: str, path: str | None) -> None:
+    assert sqlite_path(given) == (None if path is None else Path(path))
