@@ -48,7 +48,7 @@ class CallContext:
 
     States from before the call are pinned in `initial`, so that a layer that is run again
     (gradient checkpointing) reads what it read before; `sealed` keeps such a second run from
-    touching the cache. `single` is a call of one token on a CPU, written by itself with nothing to
+    touching the cache. `single` is a call of one token, written by itself with nothing to
     mask or record, for which there is a short way. `checkpointed` says that layers will be run
     again, `carries_graph` that gradients are to flow through the cache.
     """
@@ -121,8 +121,7 @@ def build_context(
     )
     unmasked = token_mask is None and write_mask is None and segments is None
     context.single = (
-        length == 1 and device.type == "cpu" and write and unmasked
-        and not call.record
+        length == 1 and write and unmasked and not call.record
     )  # fmt: skip
     return context
 

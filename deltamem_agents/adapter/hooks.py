@@ -80,7 +80,7 @@ class DecoderEntry:
         if mask is not None and given.token_mask is None:
             past = 0 if cache is None else int(cache.get_seq_length())
             token_mask = token_mask_from(mask, tokens.shape[1], past)
-            if token_mask is not None and token_mask.device.type == "cpu" and token_mask.all():
+            if token_mask is not None and _needless(token_mask):
                 token_mask = None
         context = build_context(
             given,
@@ -142,6 +142,12 @@ def find_entry(model: nn.Module) -> DecoderEntry | None:
             if isinstance(hook, DecoderEntry):
                 return hook
     return None
+
+
+def _needless(token_mask: torch.Tensor) -> bool:
+    """Whether there is no padding, where finding out is cheap: for long texts it stalls a GPU."""
+    cheap = token_mask.device.type == "cpu" or token_mask.shape[1] == 1
+    return cheap and not torch.compiler.is_compiling() and bool(token_mask.all())
 
 
 def _tokens(args: Any, kwargs: dict[str, Any]) -> torch.Tensor:

@@ -6,16 +6,14 @@ Letters: B batch, T tokens, H state heads, R rank, d hidden width, S = R H, M se
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deltamem_agents.adapter.call import CallContext
-from deltamem_agents.adapter.packing import Packed
 from deltamem_agents.adapter.projections import Projections
 from deltamem_agents.adapter.segments import Sums, add_sums, segment_sums
-from deltamem_agents.adapter.step import native_step
 from deltamem_agents.adapter.store import TAIL, Undo, WriteRecord
 from deltamem_agents.core.scan import delta_scan
+from deltamem_agents.core.step import memory_step, unpack
 from deltamem_agents.errors import UnsupportedModelError
 
 #: Of a segment write this many tokens can be taken back: their hidden states are kept.
@@ -45,33 +43,14 @@ class DeltaMemory(Projections):
         return self._forward(hidden, context, layer)
 
     def _forward(self, hidden: Tensor, context: CallContext, layer: int) -> dict[str, Tensor]:
-        packed = self.ready()
         x = hidden.float()
         scale = self.config.alpha / self.config.rank
-        if context.single and packed is not None and not torch.is_grad_enabled():
-            reads = self._step(x, packed, context, layer, scale)
-        else:
-            reads = self._read_and_write(x, context, layer) * scale
-        return self.corrections(reads, hidden.dtype)
-
-    def _step(
-        self, x: Tensor, packed: list[Packed], context: CallContext, layer: int, scale: float
-    ) -> Tensor:
-        """`_read_and_write` of one token that writes, in one native call; the reads are scaled."""
-        native = native_step()
-        if native is None:
-            return self._read_and_write(x, context, layer) * scale
-        batch, heads, rank = x.shape[0], self.config.heads, self.config.rank
-        before = context.store.get(layer, batch, x.device).contiguous()
-        y = F.linear(x, packed[0].buffer, packed[1].buffer)
-        reads = torch.empty(batch, 1, heads, rank)
-        after = torch.empty(batch, heads, rank, rank)
-        native(
-            y.data_ptr(), before.data_ptr(), reads.data_ptr(), after.data_ptr(),
-            batch, heads, rank, self._options, scale,
-        )  # fmt: skip
-        context.store.put(layer, after, Undo(1, before))
-        return reads
+        if context.single and not torch.is_grad_enabled():
+            before = context.store.get(layer, x.shape[0], x.device)
+            reads, after = memory_step(self.project(x).squeeze(1), before, self.rule, scale)
+            context.store.put(layer, after, Undo(1, before))
+            return self.corrections(reads.unsqueeze(1), hidden.dtype)
+        return self.corrections(self._read_and_write(x, context, layer) * scale, hidden.dtype)
 
     def _read_and_write(self, x: Tensor, context: CallContext, layer: int) -> Tensor:
         if context.carries_graph and not context.sealed and not torch.is_grad_enabled():
@@ -84,7 +63,7 @@ class DeltaMemory(Projections):
         if before is None:
             before = context.store.get(layer, x.shape[0], x.device)
             context.initial[layer] = before
-        q, k, v, beta, keep = self.project(x)
+        q, k, v, keep, erase, beta = unpack(self.project(x), self.rule)
         if not context.write or context.segment_ids is not None:
             reads = torch.einsum("bhij,bthj->bthi", before, q)
             if context.token_mask is not None:
@@ -94,7 +73,7 @@ class DeltaMemory(Projections):
             else:
                 self._write_segments(x, before, context, layer)
             return reads
-        parts = (q, k, v, *self._gates(beta, keep, context.write_mask))
+        parts = (q, k, v, *_masked(keep, erase, beta, context.write_mask))
         if torch.is_grad_enabled():
             reads, after = delta_scan(*parts, before, context.token_mask)
             undo = None
@@ -157,18 +136,20 @@ class DeltaMemory(Projections):
         if total.shape[1] == 0:
             return before
         present = count > 0
-        q, k, v, beta, keep = self.project(total / count.clamp_min(1)[..., None])
-        after: Tensor = delta_scan(q, k, v, *self._gates(beta, keep, None), before, present)[1]
+        means = self.project(total / count.clamp_min(1)[..., None])
+        q, k, v, keep, erase, beta = unpack(means, self.rule)
+        after = delta_scan(q, k, v, keep, erase, beta, before, present)[1]
         if context is not None and context.record and not context.sealed:
             context.store.records.append(WriteRecord(layer, beta, keep, present))
         return after
 
-    def _gates(self, beta: Tensor, keep: Tensor, write_mask: Tensor | None) -> Gates:
-        erase = keep * beta if self.config.update == "lambda_outside" else beta
-        if write_mask is None:
-            return keep, erase, beta
-        here = write_mask[:, :, None, None]  # where a token does not write, nothing changes
-        return torch.where(here, keep, 1.0), torch.where(here, erase, 0.0), beta * here
+
+def _masked(keep: Tensor, erase: Tensor, write: Tensor, mask: Tensor | None) -> Gates:
+    """Gates that leave the state as it is where a token does not write."""
+    if mask is None:
+        return keep, erase, write
+    here = mask[:, :, None, None]
+    return torch.where(here, keep, 1.0), torch.where(here, erase, 0.0), write * here
 
 
 def _scan_for_undo(

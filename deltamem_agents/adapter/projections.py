@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from deltamem_agents.adapter.backbones import Site
 from deltamem_agents.adapter.config import CORRECTIONS, DeltaMemConfig
-from deltamem_agents.adapter.initialise import NORM_EPS, initialise
+from deltamem_agents.adapter.initialise import initialise
 from deltamem_agents.adapter.packing import Packed, can_pack, stacked
-from deltamem_agents.adapter.step import options
+from deltamem_agents.core.step import StepRule
 
 
 class Projections(nn.Module):
@@ -36,7 +36,7 @@ class Projections(nn.Module):
         if not config.couple_lambda:
             self._in.append("lambda_proj")
             self._bias.append("lambda_bias")
-        self._options = options(config)
+        self.rule = rule_of(config)
         self._out = [f"delta_{name}_proj" for name in self.sizes]
         for name, shape in self._shapes(site.hidden).items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape, dtype=torch.float32)))
@@ -101,42 +101,20 @@ class Projections(nn.Module):
             return None
         return packed if all(part.holds(owner) for part in packed) else None
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Memory queries, keys, values and gates of hidden states (eqs. 4-5).
+    def project(self, x: Tensor) -> Tensor:
+        """Memory queries, keys, values and gate logits of hidden states, packed (eqs. 4-5).
 
         Args:
             x: float32 [B, T, d].
 
         Returns:
-            q, k, v, beta, keep, each [B, T, H, R].
+            [B, T, rule.width], laid out as `core.step.StepRule` says.
         """
-        config = self.config
-        heads, width = config.heads, config.width
         packed = self.ready()
         if packed is not None:
-            y = F.linear(x, packed[0].buffer, packed[1].buffer)
-        else:
-            bias = F.pad(stacked(self._parameters, self._bias), (3 * width, 0))
-            y = F.linear(x, stacked(self._parameters, self._in), bias)
-        qk = _split(y[..., : 2 * width], 2 * heads)
-        if config.normalize_qk:
-            qk = F.normalize(torch.tanh(qk), dim=-1, eps=NORM_EPS)
-        q, k = qk[..., :heads, :], qk[..., heads:, :]
-        v = _split(y[..., 2 * width : 3 * width], heads)
-        gates = torch.sigmoid(y[..., 3 * width :])
-        beta = self._rows(gates[..., : config.gates])
-        if config.update == "no_lambda":
-            keep = torch.ones_like(beta)
-        elif config.couple_lambda:
-            keep = 1 - beta
-        else:
-            keep = self._rows(gates[..., config.gates :])
-        return q, k, v, beta, keep
-
-    def _rows(self, gates: Tensor) -> Tensor:
-        """[B, T, gates] as one gate a row of each state, [B, T, H, R]."""
-        by_head = _split(gates, self.config.heads)
-        return by_head.expand(*by_head.shape[:-1], self.config.rank)
+            return F.linear(x, packed[0].buffer, packed[1].buffer)
+        bias = F.pad(stacked(self._parameters, self._bias), (3 * self.config.width, 0))
+        return F.linear(x, stacked(self._parameters, self._in), bias)
 
     def corrections(self, reads: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """Corrections of the projections (eqs. 7-9).
@@ -168,6 +146,13 @@ class Projections(nn.Module):
         return {name: part.to(dtype) for name, part in parts.items()}
 
 
-def _split(x: Tensor, heads: int) -> Tensor:
-    """[B, T, heads R] as [B, T, heads, R]."""
-    return x.view(*x.shape[:-1], heads, -1)
+def rule_of(config: DeltaMemConfig) -> StepRule:
+    """How the packed projection of a configuration is read."""
+    return StepRule(
+        heads=config.heads,
+        rank=config.rank,
+        gates=config.gates,
+        update=config.update,  # type: ignore[arg-type]
+        coupled=config.couple_lambda,
+        normalize=config.normalize_qk,
+    )

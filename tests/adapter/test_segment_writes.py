@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from deltamem_agents.adapter import MemoryCache, MemoryCall, close_segments
+from deltamem_agents.core.step import unpack
 from deltamem_agents.errors import BoundaryError, StateError
 
 
@@ -174,7 +175,8 @@ def test_the_mean_is_what_is_written(by_message, tokens):
             chosen = hidden[row][IDS[row] == message]
             if len(chosen):
                 mean = chosen.mean(0)
-                _, k, v, beta, keep = (x[0, 0] for x in memory.project(mean[None, None]))
+                packed = memory.project(mean[None, None])
+                _, k, v, keep, _, beta = (x[0, 0] for x in unpack(packed, memory.rule))
                 predicted = torch.einsum("hij,hj->hi", state, k)
                 change = beta * (v - predicted)
                 state = keep[..., None] * state + change[..., None] * k[:, None, :]
