@@ -40,6 +40,8 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def __init__(self, rows: Rows) -> None:
         super().__init__()
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
         self.rows = rows
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -50,16 +52,16 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """Store one token a row; return all rows up to the longest one's end."""
         rows, count = self.rows, key_states.shape[0]
-        self.keys = _grown(self.keys, count, rows.width, key_states)
-        self.values = _grown(self.values, count, rows.width, value_states)
+        self.keys = keys = _grown(self.keys, count, rows.width, key_states)
+        self.values = values = _grown(self.values, count, rows.width, value_states)
         if count == 1:
             place = rows.width - 1
-            self.keys[:1, :, place] = key_states[:, :, 0]
-            self.values[:1, :, place] = value_states[:, :, 0]
+            keys[:1, :, place] = key_states[:, :, 0]
+            values[:1, :, place] = value_states[:, :, 0]
         else:
-            self.keys[rows.index, :, rows.lengths] = key_states[:, :, 0]
-            self.values[rows.index, :, rows.lengths] = value_states[:, :, 0]
-        return self.keys[:count, :, : rows.width], self.values[:count, :, : rows.width]
+            keys[rows.index, :, rows.lengths] = key_states[:, :, 0]
+            values[rows.index, :, rows.lengths] = value_states[:, :, 0]
+        return keys[:count, :, : rows.width], values[:count, :, : rows.width]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the keys that a query sees."""

@@ -11,14 +11,15 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from itertools import pairwise
 from typing import Any
 
 from deltamem_agents.errors import BoundaryError, ConfigError
 from deltamem_agents.runtime.messages import Message, digest_of, normalise
+from deltamem_agents.runtime.recognise import SHIPPED, recognise, shipped
 
-SHIPPED = ("chatml", "qwen3", "smollm3")
+__all__ = ["SHIPPED", "ChatTemplate", "RenderedMessage", "WritePolicy", "shipped"]
+
 _MARK = f"\ue000{secrets.token_hex(8)}"
 _BOUNDARY, _OPEN, _CLOSE = f"{_MARK}b\ue001", f"{_MARK}o\ue001", f"{_MARK}c\ue001"
 _MARKS = {"message_boundary": _BOUNDARY, "content_open": _OPEN, "content_close": _CLOSE}
@@ -92,7 +93,7 @@ class ChatTemplate:
         self.policy = policy or WritePolicy()
         self.variables = dict(variables or {})
         if source is None:
-            source = _recognise(tokenizer)
+            source = recognise(tokenizer)
         self.source = shipped(source) if source in SHIPPED else source
         self.marked = "message_boundary" in self.source
         self.reasons = "<think>" in self.source
@@ -237,65 +238,3 @@ class ChatTemplate:
             for first, last in encoded["offset_mapping"]
         )
         return RenderedMessage(role, tuple(encoded["input_ids"]), writes)
-
-
-def shipped(name: str) -> str:
-    """Return the Jinja text of a shipped template."""
-    folder = resources.files("deltamem_agents.runtime") / "templates"
-    return (folder / f"{name}.jinja").read_text(encoding="utf-8")
-
-
-def _recognise(tokenizer: Any) -> str:
-    """Take the shipped template that renders as the tokenizer's own does, else its own."""
-    own = getattr(tokenizer, "chat_template", None)
-    if not isinstance(own, str) or not own:
-        raise ConfigError(
-            "a chat model's tokenizer has a chat template",
-            got=getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
-            remedy=f"Give template= one of {', '.join(SHIPPED)}, or a Jinja text.",
-        )
-    if "message_boundary" in own:
-        return own
-    if "## Metadata" in own and "SmolLM" in own:
-        return "smollm3"
-    for name in ("qwen3", "chatml"):
-        if all(_same(tokenizer, own, shipped(name), probe) for probe in _PROBES):
-            return name
-    return own
-
-
-def _same(tokenizer: Any, one: str, other: str, probe: dict[str, Any]) -> bool:
-    texts = []
-    for source in (one, other):
-        try:
-            texts.append(
-                tokenizer.apply_chat_template(chat_template=source, tokenize=False, **probe)
-            )
-        except Exception:  # any failure of a foreign template means only that it is another one
-            return False
-    return bool(texts[0] == texts[1])
-
-
-_TOOL = {
-    "type": "function",
-    "function": {"name": "f", "description": "d", "parameters": {"type": "object"}},
-}
-_TALK: list[dict[str, Any]] = [
-    {"role": "system", "content": "s"},
-    {"role": "user", "content": "u"},
-    {
-        "role": "assistant",
-        "content": "c",
-        "reasoning_content": "r",
-        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}],
-    },
-    {"role": "tool", "content": "t", "name": "f"},
-    {"role": "tool", "content": "t2", "name": "f"},
-]
-_ANSWERED = [*_TALK, {"role": "assistant", "content": "a"}, {"role": "user", "content": "v"}]
-_PROBES: list[dict[str, Any]] = [
-    {"conversation": _TALK, "tools": [_TOOL], "add_generation_prompt": True},
-    {"conversation": _ANSWERED, "tools": [_TOOL], "add_generation_prompt": False},
-    {"conversation": _TALK[1:2], "add_generation_prompt": True},
-    {"conversation": _TALK[:2], "add_generation_prompt": True, "enable_thinking": False},
-]
