@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deltamem_agents.router.analyze import SELF, STOP, stem
+from deltamem_agents.router.analyze import STOP, stem
 from deltamem_agents.router.facts import Fact
 
 _WORD = re.compile(r"([^\W_]+(?:[-./:@+#_&][^\W_]+)*)((?:['’]s?)?)(?![^\W_])")
@@ -111,7 +111,7 @@ def _bound(before: _Said | None, own: bool) -> bool:
         return before is not None and before.word in _OWN
     if before is None:
         return True
-    return not before.owns and before.word not in SELF | _THEIR
+    return not before.owns and before.word not in _OWN | _THEIR
 
 
 def _ends(words: Sequence[_Said], at: int) -> bool:

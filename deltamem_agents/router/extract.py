@@ -75,8 +75,8 @@ def _label(text: str, value: Typed, start: int) -> str:
     match = _LABEL.search(text, max(start, value.start - 60), value.start)
     if match is None or (match.start() == start and match.group(1)[:1].isupper()):
         return value.kind  # none, or the verb of a command ("Use https://...")
-    word = match.group(1).lower()
-    return value.kind if word.split()[0] in STOP else word
+    words = [word for word in match.group(1).lower().split() if word not in STOP]
+    return " ".join(words) or value.kind
 
 
 def _bare(text: str, value: Typed, start: int, end: int) -> Draft:

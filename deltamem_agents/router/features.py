@@ -48,7 +48,8 @@ _NAMED_THING = re.compile(
 )
 _OPEN = re.compile(
     r"\b(?:think|feel|feeling|opinion|advice|suggest|recommend|summari[sz]e|summary|story|poem|joke"
-    r"|explain|describe|why|help me|how should|what should|should I|brainstorm|ideas|chat|plan"
+    r"|explain|describe|why|help me (?:with|to|decide|choose|calm|understand|relax|find|learn|be)"
+    r"|how should|what should|should I|brainstorm|ideas|chat|plan"
     r"|compare|write|translate|mood|in general|overall|everything|anything|talk about|mean to"
     r"|what kind of person|how am I|get along|going on|happened|been up to)\b",
     re.IGNORECASE,
@@ -70,18 +71,51 @@ _COMPOSE = re.compile(
     r"|put together|fill in|fill out|formulate|generate|explain|phrase|word)\b",
     re.IGNORECASE,
 )
-_TALK = frozenset(["conversation", "chat", "chats", "talk", "talks", "friendship", "dialogue", "discussion", "place"])
-_BESIDE = frozenset(["for", "about", "to", "with", "without", "from", "of", "on", "at", "in", "like", "than", "by"])
+_TALK = frozenset(
+    [
+        "conversation",
+        "chat",
+        "chats",
+        "talk",
+        "talks",
+        "friendship",
+        "dialogue",
+        "discussion",
+        "place",
+    ]
+)
+_BESIDE = frozenset(
+    ["for", "about", "to", "with", "without", "from", "of", "on", "at", "in", "like", "than", "by"]
+)
 _VALUE_NOUNS = frozenset(
-    ["number", "numbers", "code", "address", "name", "date", "id", "plate", "size", "type", "colour", "color", "city", "birthday"]
+    [
+        "number",
+        "numbers",
+        "code",
+        "address",
+        "name",
+        "date",
+        "id",
+        "plate",
+        "size",
+        "type",
+        "colour",
+        "color",
+        "city",
+        "birthday",
+    ]
 )
 _WHERE = re.compile(r"\bwhere\b", re.IGNORECASE)
 _PLACES = frozenset(("home city", "region", "address", "location"))
-_ASKED_KIND = (
-    (_WHERE, ("url", "ip")),
-    (re.compile(r"\bwhen\b|\b(?:what|which) (?:date|day)\b", re.I), ("date", "time")),
+_ASKED_WAY = (
+    (re.compile(r"\bwhen\b", re.I), ("date", "time")),
+    (re.compile(r"\b(?:what|which) (?:date|day)\b", re.I), ("date",)),
     (re.compile(r"\b(?:what|which) time\b", re.I), ("time",)),
-    (re.compile(r"\bhow (?:much|many)\b|\bcosts?\b|\bprice\b", re.I), ("amount", "number")),
+    (re.compile(r"\bhow (?:much|many)\b", re.I), ("amount", "number")),
+    (_WHERE, ("url", "ip")),
+)
+_ASKED_KIND = (
+    (re.compile(r"\bcosts?\b|\bprice\b", re.I), ("amount", "number")),
     (re.compile(r"\be-?mail\b", re.I), ("email",)),
     (re.compile(r"\burl\b|\blink\b|\bweb ?site\b|\bpage\b", re.I), ("url",)),
     (re.compile(r"\bip\b|\bhost\b", re.I), ("ip",)),
@@ -169,7 +203,7 @@ def _asks_slot(query: str) -> bool:
 
 
 def _is_slot(match: re.Match[str]) -> bool:
-    """As in: "my sister" is a person and "for my trip" no question; "my badge number" is an attribute."""
+    """Whether "my ..." is an attribute ("my badge number"), not a person or an aside."""
     words = [match.group(1).lower(), *match.group(2).lower().split()]
     if words[0] in PEOPLE or words[0] in _TALK:
         return False
@@ -204,6 +238,8 @@ def _subject_fits(fact: Fact, query: str, words: set[str]) -> float:
 
 def _attribute_fits(fact: Fact, query: str, words: set[str]) -> float:
     named = set(content(fact.attribute))
+    if not fact.subject and any(form.search(query) for form, _ in _ASKED_WAY):
+        return _kind_fits(fact, query)
     if words & set(aliases(fact.attribute)):
         return 1.0
     if fact.attribute in _PLACES and _WHERE.search(query):
@@ -214,4 +250,8 @@ def _attribute_fits(fact: Fact, query: str, words: set[str]) -> float:
 
 
 def _kind_fits(fact: Fact, query: str) -> float:
+    """The word that asks ("when", "how much") outweighs the nouns beside it."""
+    asked = [kinds for form, kinds in _ASKED_WAY if form.search(query)]
+    if asked:
+        return float(any(fact.kind in kinds for kinds in asked))
     return float(any(form.search(query) and fact.kind in kinds for form, kinds in _ASKED_KIND))

@@ -26,6 +26,7 @@ _HOLDER = (
 _ANYONE = rf"(?:I|[Ww]e|{_HOLDER})"
 _COPULA = (
     r"(?:\s+(?:(?:is|are|will be|has been|have been|was born|has changed|changed|has become|became"
+    r"|(?:was|got|has been) (?:changed|set|updated|moved|switched)(?=\s+to)"
     r"|remains|equals)(?:\s+(?:now|set|changed|updated))?(?:\s+to)?(?:\s+(?:be|now))?)\s+"
     r"|['’]s\s+(?=now\b)|\s*(?::\s|\s=)\s*(?=\S))"
 )

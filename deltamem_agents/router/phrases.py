@@ -8,13 +8,14 @@ import re
 LEAD = re.compile(
     r"(?:(?:since|as of|starting|effective|until|every|last|this|next)\s+(?:last |next |this )?"
     r"(?:mon|tues|wednes|thurs|fri|satur|sun)?(?:day|week|month|year|today|tomorrow|now|\d{4})\b[,:]?\s+"
-    r"|(?:hey|hi|hello|so|okay|ok|listen|well|oh|also|and|but|actually|correction|update|fyi|ps"
+    r"|(?:hey|hi|hello|so|okay|ok|listen|well|oh|also|and|but|actually|fyi|ps"
     r"|by the way|btw|just so you know|for the record|for your (?:notes|information)|in case you"
     r" (?:wonder|need it)|fun fact|note|please|remember|no longer true|scratch that|forget the old"
     r" one|it is different now|things(?: have)? changed|I was wrong|I made a mistake|as far as I"
     r" know|keep in mind|do not forget|don['’]t forget|from (?:today|now on)(?: on)?|as of today"
     r"|heads up|good news|bad news|wait|sorry|no|yes|sure|thanks|one more thing|internally"
     r"|today|now|currently)\b\s*[,:;.!-]*\s+"
+    r"|(?:correction|update|news|reminder)\s*[,:;.!-]+\s*"
     r"|(?:(?:please|can you|could you|would you)\s+)*(?:note|remember|be aware|know"
     r"|I should mention|I (?:can|want to|wanted to) tell you|let me tell you|they told me"
     r"|I (?:was|am) told|someone"
@@ -29,6 +30,8 @@ TAIL = re.compile(
     r"|currently|at the moment|by the way|btw|please|too|as well|again|already"
     r"|okay\??|ok\??|alright\??|anyway"
     r"|and nothing else|instead|(?:\(?not\b.*)|(?:as of (?:today|now))|since (?:last )?\w+))+$"
+    r"|,\s+(?:just|I|you|we|if|so|but|which|who|because|do|does|in case|not|as|that"
+    r"|and (?:I|you|we|that|it)|thanks|thank|right|by the|before|after|until|when|while|though|although|see)\b.*$"
     r"|\s*[.!,;:)]+$|\s+$|[\"'”’`]+$",
     re.IGNORECASE,
 )

@@ -99,7 +99,7 @@ def _read(text: str, start: int, end: int) -> Statement | None:
         start = lead.end()
         if (that := _THAT.match(text, start, end)) is not None:
             start = that.end()
-    clause = text[start:end].rstrip(" .!?;,")
+    clause = _THANKS.sub("", text[start:end].rstrip(" .!?;,"))
     if not clause or _NOT_TOLD.match(clause):
         return None
     found = _first(clause, STRONG)
@@ -130,15 +130,16 @@ def _inside(clause: str) -> int | None:
 _OPENING = re.compile(r"(?<![\w'’])(?:[Mm]y|[Oo]ur|[Tt]he|[A-Z][\w-]*['’]s)\s")
 # Words before a statement that take its claim away, and those that make it part of another one.
 _DENIED = re.compile(
-    r"\b(?:if|whether|not|never|doubt|unless|suppose|imagine|asked|asks|wondered?|wish|hope|maybe"
+    r"\b(?:if|whether|not|never|doubt|unless|suppose|imagine|wondered?|wish|hope|maybe"
     r"|perhaps|might|what|which|who|how|why)\b|n['’]t\b",
     re.IGNORECASE,
 )
 _PART = re.compile(
-    r"\b(?:no|ask|where|when|want|would|could|should|like|than|is|are|was|were|of|for|with|about"
+    r"\b(?:no|ask|asked|asks|where|when|want|would|could|should|like|than|is|are|was|were|of|for|with|about"
     r"|in|on|at|to|from|by)\b|=",
     re.IGNORECASE,
 )
+_THANKS = re.compile(r"[\s,]+(?:please|thanks|thank you|okay|ok|alright)$", re.IGNORECASE)
 _ANNOUNCES = re.compile(r"(?:[:,]|\bthat)\s*$")
 
 

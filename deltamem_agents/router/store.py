@@ -160,7 +160,9 @@ class FactStore:
         line = read(self.engine, lambda c: lineage_of(c, self.tables, scope, head))
         return replace(scope, lineage=line)
 
-    def add_documents(self, documents: Iterable[Document], scope: Scope) -> tuple[Fact, ...]:
+    def add_documents(
+        self, documents: Iterable[Document], scope: Scope, *, facts: bool = True
+    ) -> tuple[Fact, ...]:
         """Adds documents and the facts that they state, as said by a tool.
 
         A document (same text, same id or `source`) is added once. Facts from documents never
@@ -169,6 +171,7 @@ class FactStore:
         Args:
             documents: LangChain documents, already cut to the size that is to be found.
             scope: whose.
+            facts: also take the facts that the documents state, each on its own.
         """
         from deltamem_agents.router.documents import drafts_of
 
@@ -181,6 +184,8 @@ class FactStore:
             digest = self.shelf.keyed(one.digest)
             told[digest], more[digest] = one, dict(document.metadata)
         drafts = {d: drafts_of(o.text, keep_secrets=self.keep_secrets) for d, o in told.items()}
+        if not facts:
+            drafts = {digest: found[:1] for digest, found in drafts.items()}
         return write(self.engine, lambda c: self.shelf.record(c, scope, told, drafts, more))
 
     def close(self, fact_id: str, scope: Scope) -> Fact:
