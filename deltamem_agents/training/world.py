@@ -55,13 +55,14 @@ class Turn:
     Attributes:
         values: the value strings that the texts carry, for weighting and for the write penalty.
         kind: "fact", "update", "question", "unknown" or "chat".
+        subjects: what the turn is about, in the order of the values.
     """
 
     user: str
     assistant: str
     kind: str
     values: tuple[str, ...] = ()
-    subject: Subject | None = None
+    subjects: tuple[Subject, ...] = ()
 
     def messages(self) -> list[dict[str, str]]:
         """The turn as chat messages."""
@@ -174,9 +175,8 @@ class World:
         text = self._statement(subject, value, update)
         opening = self.random.choice(self.words["acknowledgements"])
         reply = f"{opening} {sentence(subject, value)}"
-        return Turn(
-            self._spoken(text) + ".", reply, "update" if update else "fact", (value,), subject
-        )
+        kind = "update" if update else "fact"
+        return Turn(self._spoken(text) + ".", reply, kind, (value,), (subject,))
 
     def facts(self, told: Sequence[tuple[Subject, str]]) -> Turn:
         """Several values told in one message."""
@@ -184,7 +184,8 @@ class World:
         reply = " ".join(
             [self.random.choice(self.words["acknowledgements"]), *(sentence(s, v) for s, v in told)]
         )
-        return Turn(self._spoken(text) + ".", reply, "fact", tuple(v for _, v in told), told[0][0])
+        about, values = zip(*told, strict=True)
+        return Turn(self._spoken(text) + ".", reply, "fact", values, about)
 
     def question(self, subject: Subject, value: str | None) -> Turn:
         """The user asks; the assistant answers, or says that it was never told (value None)."""
@@ -194,7 +195,7 @@ class World:
         text = self._fill(pattern, subject, None) + "?"
         kind = "unknown" if value is None else "question"
         values = () if value is None else (value,)
-        return Turn(self._spoken(text), sentence(subject, value), kind, values, subject)
+        return Turn(self._spoken(text), sentence(subject, value), kind, values, (subject,))
 
     def chat(self) -> Turn:
         """Talk that tells nothing."""

@@ -29,9 +29,10 @@ def model(tokeniser: Tokeniser) -> torch.nn.Module:
     return attach(backbone, DeltaMemConfig(rank=4, heads=2, update="no_lambda"))
 
 
+BADGE = Subject("me", "badge number", "code")
 FACT = Turn(
     "My badge number is QX-4821.", "Noted. Your badge number is QX-4821.", "fact", ("QX-4821",),
-    Subject("me", "badge number", "code"),
+    (BADGE,),
 )  # fmt: skip
 OTHER = Turn("My badge number is ZZ-1.", "Noted. Your badge number is ZZ-1.", "fact", ("ZZ-1",))
 ASK = Turn(
@@ -71,7 +72,7 @@ def test_a_block_is_blind_to_other_blocks_without_memory(
     ends = []
     for first in (FACT, OTHER):
         for size in (1, 2):
-            hidden, _ = forward(model, tokeniser.rows([[first, ASK]], [size]), memory=False)
+            hidden, _, _ = forward(model, tokeniser.rows([[first, ASK]], [size]), memory=False)
             ends.append(hidden[0, -length:])
     apart_one, together_one, apart_other, together_other = ends
     torch.testing.assert_close(apart_one, apart_other, rtol=0, atol=1e-5)
@@ -89,8 +90,8 @@ def test_the_memory_crosses_blocks(tokeniser: Tokeniser, model: torch.nn.Module)
 
 def test_padding_changes_nothing(tokeniser: Tokeniser, model: torch.nn.Module) -> None:
     long = World(1).history(3, 3)[0]
-    alone, _ = forward(model, tokeniser.rows([[FACT, UNKNOWN]], [1]), memory=True)
-    padded, _ = forward(model, tokeniser.rows([[FACT, UNKNOWN], long], [1, 1]), memory=True)
+    alone, _, _ = forward(model, tokeniser.rows([[FACT, UNKNOWN]], [1]), memory=True)
+    padded, _, _ = forward(model, tokeniser.rows([[FACT, UNKNOWN], long], [1, 1]), memory=True)
     torch.testing.assert_close(padded[0, : alone.shape[1]], alone[0], rtol=0, atol=1e-5)
 
 
