@@ -53,8 +53,9 @@ def heat_colours(values: NDArray[Any], top: float) -> NDArray[np.uint8]:
     place = (np.clip(np.nan_to_num(values) / top, -1, 1) + 1) / 2 * 10
     low = np.minimum(place.astype(int), 9)
     part = (place - low)[..., None]
-    colours = BLUE_TO_RED[low] * (1 - part) + BLUE_TO_RED[low + 1] * part
-    return np.rint(colours).astype(np.uint8)
+    mixed = BLUE_TO_RED[low] * (1 - part) + BLUE_TO_RED[low + 1] * part
+    colours: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
+    return colours
 
 
 def heat_map_png(values: NDArray[Any], top: float) -> bytes:

@@ -1,0 +1,154 @@
+"""What is shown of a thread is what the database holds; the page works in a real browser."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from deltamem_agents.errors import ThreadHistoryError
+from deltamem_agents.inspect.course import course, threads
+from deltamem_agents.inspect.page import thread_page, write_page
+from deltamem_agents.inspect.terminal import compare_report, thread_report, threads_table
+from deltamem_agents.inspect.trace import trace_writes
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def printed(what) -> str:
+    out = Console(width=140, file=io.StringIO(), force_terminal=False)
+    out.print(what)
+    return out.file.getvalue()
+
+
+def test_threads_are_listed_with_their_newest_memory(stored) -> None:
+    found = {thread.thread: thread for thread in threads(stored.saver)}
+    assert set(found) == {"nora", "ben"}
+    nora = found["nora"]
+    memory = stored.saver.memory_at({"configurable": {"thread_id": "nora"}})
+    assert nora.tokens_written == memory.tokens_written
+    assert nora.norm == pytest.approx(memory.norm)
+    assert nora.checkpoints == len(
+        list(stored.saver.list({"configurable": {"thread_id": "nora"}}))
+    )
+    text = printed(threads_table(threads(stored.saver), 4096))
+    assert re.search(rf"nora +{nora.checkpoints} +{nora.memories} +{nora.tokens_written} ", text)
+    assert "2 threads" in text
+    assert printed(threads_table([])) == "No threads.\n"
+
+
+def test_a_course_has_one_point_for_each_change_and_knows_its_branches(stored) -> None:
+    seen = course(stored.saver, "nora")
+    assert len(seen.points) == 5  # five turns; checkpoints between them change no memory
+    assert seen.checkpoints > 5
+    fork = seen.point(stored.end["configurable"]["checkpoint_id"][-12:])
+    children = [p for p in seen.points if p.parent is not None and seen.points[p.parent] is fork]
+    assert len(children) == 2
+    assert sum(point.newest for point in seen.points) == 2
+    for point in seen.points[1:]:
+        before = seen.points[point.parent].memory
+        assert point.drift == pytest.approx(
+            float(np.linalg.norm(point.memory.state - before.state)), rel=1e-5
+        )
+    assert seen.messages[-2].text == "Good night."
+    assert {"4711", "9382"} <= {fact.value for fact in seen.facts}
+    with pytest.raises(ThreadHistoryError, match="0 of 5"):
+        seen.point("nowhere")
+
+
+def test_a_thread_without_a_memory_is_an_error(stored) -> None:
+    with pytest.raises(ThreadHistoryError, match="deltamem inspect"):
+        course(stored.saver, "nobody")
+
+
+def test_the_terminal_shows_course_maps_text_and_facts(stored) -> None:
+    seen = course(stored.saver, "nora")
+    trace = trace_writes(stored.model, list(seen.messages))
+    text = printed(thread_report(seen, trace))
+    for point in seen.points:
+        assert point.checkpoint_id[-12:] in text
+        assert f"{point.memory.norm:.2f}" in text
+    assert "My locker code is 4711." in text
+    assert text.count("\u2580") >= 2 * 2 * 8
+    before, after = seen.points[0].memory, seen.last.memory
+    assert f"{after.diff(before).norm:.3f}" in printed(compare_report(before, after))
+
+
+def test_looking_makes_no_tables(tmp_path: Path) -> None:
+    import sqlite3
+
+    from deltamem_agents.checkpoint import SQLAlchemySaver
+
+    with SQLAlchemySaver(tmp_path / "empty.db") as saver:
+        with pytest.raises(ThreadHistoryError):
+            course(saver, "nora")
+        assert threads(saver) == []
+    with sqlite3.connect(tmp_path / "empty.db") as connection:
+        names = {row[0] for row in connection.execute("select name from sqlite_master")}
+    connection.close()
+    assert "checkpoints" in names
+
+
+def test_the_page_is_whole_in_itself_and_escapes_what_people_say(stored) -> None:
+    seen = course(stored.saver, "nora")
+    page = thread_page(seen, trace_writes(stored.model, list(seen.messages)))
+    assert "default-src 'none'" in page
+    assert not re.search(r"(src|href)=[\"'](?!#|data:)", page)
+    assert "<script>alert" not in page
+    assert page.count("<script") == 2
+    assert "gone from the window" in page
+    assert 'class="message gone" id="message-1"' in page
+    assert 'class="message visible" id="message-10"' in page
+    assert '<a href="#message-1">message 1</a>, 18:22' in page
+    assert not re.search(r"\$[a-z]", page)
+
+
+def browser() -> str:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is not there: apt-get install chromium")
+        pytest.skip("chromium is not there")
+    return found
+
+
+def headless(page: Path, profile: Path, *options: str) -> str:
+    command = [
+        browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-networking", "--no-first-run", "--hide-scrollbars",
+        f"--user-data-dir={profile}", *options, page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    return done.stdout
+
+
+def test_a_browser_draws_the_page_and_compares_two_checkpoints(stored, tmp_path: Path) -> None:
+    from PIL import Image
+
+    seen = course(stored.saver, "nora")
+    trace = trace_writes(stored.model, list(seen.messages))
+    page = write_page(tmp_path / "thread.html", seen, trace, compare=(0, 4))
+    dom = headless(page, tmp_path / "profile", "--dump-dom")
+    layers = seen.last.memory.state.shape[0]
+    assert dom.count("<canvas") == 3 * layers
+    told = re.search(r"The two are ([\d.e+-]+) apart; \+(\d+) tokens read", dom)
+    change = seen.points[4].memory.diff(seen.points[0].memory)
+    assert float(told[1]) == pytest.approx(change.norm, rel=0.01)
+    assert int(told[2]) == change.tokens
+    assert dom.count("<option") == 10
+    assert re.search(r"layer 1, norm ([\d.]+)", dom)
+    assert dom.count("<script") == 2
+
+    picture = tmp_path / "thread.png"
+    headless(page, tmp_path / "profile", f"--screenshot={picture}", "--window-size=1150,2400")
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    assert ((red - blue > 100) & (red - green > 60)).sum() > 2000
+    assert ((blue - red > 60) & (blue > 120)).sum() > 2000
