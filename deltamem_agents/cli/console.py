@@ -54,7 +54,7 @@ def open_model(**options: Any) -> ChatDeltaMem:
     return ChatDeltaMem(**options)
 
 
-def open_engine(model: str | None, adapter: str | None, *, context_window: int) -> Engine:
+def open_engine(model: str | None, adapter: str | None, *, context_window: int | None) -> Engine:
     """Load an engine; the built-in model without `model`."""
     from deltamem_agents.runtime.loading import load_engine
 

@@ -6,67 +6,68 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from deltamem_agents.cli.console import console, open_saver
-from deltamem_agents.errors import ThreadHistoryError
+from deltamem_agents.cli.console import console, open_engine, open_saver
+from deltamem_agents.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deltamem_agents.checkpoint import SQLAlchemySaver
+    from deltamem_agents.inspect.course import Course
 
 
 def inspect(
     database: Annotated[str, typer.Argument(help="A SQLAlchemy URL, or a SQLite file.")],
     thread: Annotated[str | None, typer.Option(help="One thread; all without it.")] = None,
     tenant: Annotated[str, typer.Option(help="Whose data is meant.")] = "default",
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw the thread's memory to this file.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page for a browser.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the memory to this file.")] = None,
+    compare: Annotated[str, typer.Option(help="Two checkpoints, such as a1b2,c3d4.")] = "",
+    writes: Annotated[
+        bool, typer.Option(help="Read the text again and show how strongly it was written.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="For --writes: folder or hub name.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="For --writes: folder or hub name.")] = None,
+    window: Annotated[int | None, typer.Option(help="For --writes: visible tokens.")] = None,
 ) -> None:
-    """List the threads of a database, or the course of one thread's memory."""
+    """List the threads of a database, or look at one thread's memory."""
+    from deltamem_agents.inspect import course as reading
+    from deltamem_agents.inspect import terminal
+
+    out = console()
     with open_saver(database, tenant) as saver:
         if thread is None:
-            _threads(saver)
-        else:
-            _course(saver, thread, picture)
+            size = saver.stats().database_bytes
+            out.print(terminal.threads_table(reading.threads(saver), size))
+            return
+        course = reading.course(saver, thread)
+    trace = None
+    if writes:
+        from deltamem_agents.inspect.trace import trace_writes
 
+        trace = trace_writes(open_engine(model, adapter, context_window=window), course.messages)
+    pair = _pair(course, compare)
+    if html is not None:
+        from deltamem_agents.inspect.page import write_page
 
-def _threads(saver: SQLAlchemySaver) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("thread", "checkpoints", "memories", "tokens read", "norm"):
-        table.add_column(name)
-    counts: dict[str, int] = {}
-    for saved in saver.list(None):
-        name = saved.config["configurable"]["thread_id"]
-        counts[name] = counts.get(name, 0) + 1
-    for name, count in counts.items():
-        course = saver.memories(name)
-        last = course[-1] if course else None
-        row = (name, str(count), str(len(course)))
-        told = (str(last.tokens_written), f"{last.norm:.2f}") if last else ("", "")
-        table.add_row(*map(Text, (*row, *told)))
-    console().print(table if counts else "No threads.")
-
-
-def _course(saver: SQLAlchemySaver, thread: str, picture: Path | None) -> None:
-    course = saver.memories(thread)
-    memory = saver.memory_at({"configurable": {"thread_id": thread}})
-    if memory is None:
-        raise ThreadHistoryError(
-            "the thread has a memory", got=thread, remedy="See `deltamem inspect DATABASE`."
-        )
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("checkpoint", "tokens read", "norm"):
-        table.add_column(name)
-    for record in course:
-        table.add_row(record.checkpoint_id[-12:], str(record.tokens_written), f"{record.norm:.2f}")
-    out = console()
-    out.print(table)
-    out.print(Text(repr(memory)))
+        out.print(f"Page: {write_page(html, course, trace, compare=pair)}")
     if picture is not None:
         from deltamem_agents.inspect.plots import plot_memory
 
-        plot_memory(memory, picture)
+        plot_memory(course.last.memory, picture)
         out.print(f"Picture: {picture}")
+    if pair is not None:
+        before, after = (course.points[index].memory for index in pair)
+        out.print(terminal.compare_report(before, after))
+    elif html is None and picture is None:
+        out.print(terminal.thread_report(course, trace))
+
+
+def _pair(course: Course, names: str) -> tuple[int, int] | None:
+    """The two points that were named."""
+    if not names:
+        return None
+    chosen = [course.points.index(course.point(name.strip())) for name in names.split(",")]
+    if len(chosen) != 2:
+        raise ConfigError(
+            "two checkpoints are compared", got=names, remedy="Name them as --compare ID,ID."
+        )
+    return chosen[0], chosen[1]

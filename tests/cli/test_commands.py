@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,10 @@ def ran(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0)
     return " ".join(shown.out.split())
 
 
+def model_of(folder: Path) -> list[object]:
+    return ["--model", folder / "backbone", "--adapter", folder / "adapter"]
+
+
 def talk(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -30,8 +35,8 @@ def talk(
 ) -> str:
     """Chat by typing lines."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
-    files = ["--model", folder / "backbone", "--adapter", folder / "adapter"]
-    return ran(capsys, "chat", "--db", folder / "chat.db", *files, "--max-tokens", 4)
+    where = ["--db", folder / "chat.db", *model_of(folder)]
+    return ran(capsys, "chat", *where, "--max-tokens", 4)
 
 
 def test_chat_goes_on_in_another_call_and_forgets(
@@ -56,14 +61,23 @@ def test_chat_goes_on_in_another_call_and_forgets(
 def test_a_database_is_made_counted_pruned_and_inspected(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path
 ) -> None:
-    database, picture = tiny / "chat.db", tiny / "memory.png"
+    database, picture, page = tiny / "chat.db", tiny / "memory.png", tiny / "page.html"
     assert "is ready" in ran(capsys, "db", "init", database)
     talk(capsys, monkeypatch, tiny, "One.", "Two.", "Three.")
     assert "threads 1 checkpoints 9" in ran(capsys, "db", "stats", database)
-    assert "chat 9" in ran(capsys, "inspect", database)
-    course = ran(capsys, "inspect", database, "--thread", "chat", "--picture", picture)
+    assert "chat 9 7" in ran(capsys, "inspect", database)
+    course = ran(capsys, "inspect", database, "--thread", "chat")
     assert "MemoryState(layers=2" in course
+    names = re.findall(r"[\u2502\u25cf] ([0-9a-f-]{12}) ", course)
+    assert len(names) == 3
+    chat = ["inspect", database, "--thread", "chat"]
+    assert f"Picture: {picture}" in ran(capsys, *chat, "--picture", picture).replace("\n", "")
     assert picture.read_bytes().startswith(b"\x89PNG")
+    ran(capsys, *chat, "--html", page, "--writes", *model_of(tiny))
+    assert "<!doctype html>" in page.read_text(encoding="utf-8").lower()
+    assert "layer" in ran(capsys, *chat, "--compare", f"{names[0]},{names[2]}")
+    assert run([*map(str, chat), "--compare", names[0]]) == 2
+    assert "two checkpoints are compared" in capsys.readouterr().err
     assert "Would remove: 8 checkpoints" in ran(
         capsys, "db", "prune", database, "--keep-last", 1, "--dry-run"
     )
