@@ -35,10 +35,10 @@ STAGES = (
     # Copying a value into the confirming sentence comes first, on few facts ...
     StageConfig(name="copying", steps=800, tokens=4000, hold=1.0),
     # ... then whose value it is: more facts, most of them of the same attribute ...
-    StageConfig(name="binding", steps=1400, level=2, plain_level=3, alike=0.6, hold=0.5, guide=0.3),
+    StageConfig(name="binding", steps=1200, level=2, plain_level=3, alike=0.6, hold=0.5, guide=0.3),
     # ... then the memory alone, on the frozen backbone, through long talk.
     StageConfig(
-        name="memory", steps=700, matrices=0.01, memory_share=1.0, train_backbone=False,
+        name="memory", steps=500, matrices=0.01, memory_share=1.0, train_backbone=False,
         warm_up=20, level=3, alike=0.5,
     ),
 )  # fmt: skip

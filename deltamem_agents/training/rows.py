@@ -118,15 +118,18 @@ class Tokeniser:
         found = []
         values = turn.values or (None,) * len(turn.subjects)
         for subject, value in zip(turn.subjects, values, strict=True):
-            stem = f"{capital(subject.named('your'))} is"
-            forms = (self._ids(f" {stem}"), self._ids(stem))
-            start, stem_ids = next(
-                (at, form) for form in forms for at in [_find(ids, form)] if at is not None
+            said = capital(subject.named("your"))
+            # At the start of a reply the first word is tokenised otherwise than after a space.
+            lead, start, stem = next(
+                (lead, at, form)
+                for lead in (" ", "")
+                for form in [self._ids(f"{lead}{said} is")]
+                for at in [_find(ids, form)]
+                if at is not None
             )
-            owner = (
-                start if subject.entity == "me" else start + len(self._ids(f" {subject.entity}"))
-            )
-            verb = start + len(stem_ids) - 1
+            whose = said.split()[0] if subject.entity == "me" else capital(subject.holder("your"))
+            owner = start + len(self._ids(lead + whose.removesuffix(" service"))) - 1
+            verb = start + len(stem) - 1
             size = 0 if value is None else len(self._ids(f" {value}"))
             found.append(Sentence(subject, owner, verb, size))
         return found

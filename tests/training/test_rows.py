@@ -34,11 +34,16 @@ FACT = Turn(
     "My badge number is QX-4821.", "Noted. Your badge number is QX-4821.", "fact", ("QX-4821",),
     (BADGE,),
 )  # fmt: skip
-OTHER = Turn("My badge number is ZZ-1.", "Noted. Your badge number is ZZ-1.", "fact", ("ZZ-1",))
+OTHER = Turn(
+    "My badge number is ZZ-1.", "Noted. Your badge number is ZZ-1.", "fact", ("ZZ-1",), (BADGE,)
+)
 ASK = Turn(
-    "What is my badge number?", "Your badge number is QX-4821.", "question", ("QX-4821",)
+    "What is my badge number?", "Your badge number is QX-4821.", "question", ("QX-4821",), (BADGE,)
+)
+UNKNOWN = Turn(
+    "What is my name?", "Your name is not known to me yet.", "unknown",
+    subjects=(Subject("me", "name", "fullname"),),
 )  # fmt: skip
-UNKNOWN = Turn("What is my name?", "Your name is not known to me yet.", "unknown")
 
 
 def texts(tokeniser: Tokeniser, turn: Turn, kind: Kind) -> str:
@@ -106,3 +111,23 @@ def test_the_penalty_on_idle_writes_reaches_the_gates(
     assert len(gates) == 4
     assert all(g is not None and g.abs().max() > 0 for g in gates.values())
     assert outcome.figures["beta idle"] == pytest.approx(0.18, abs=0.02)
+
+
+def test_guided_heads_look_from_values_to_their_owner_and_source(tokeniser: Tokeniser) -> None:
+    sister = Subject("sister", "home city", "city")
+    told = Turn("x", "Noted. Your sister's home city is Oslo.", "fact", ("Oslo",), (sister,))
+    asked = Turn("y", "Your sister's home city is Oslo.", "question", ("Oslo",), (sister,))
+    rows = tokeniser.rows([[told, asked]], [2])
+
+    def words(looks: torch.Tensor) -> list[tuple[str, str]]:
+        decode = tokeniser.template.tokenizer.decode
+        ids = rows.ids[0].tolist()
+        return [
+            (decode([ids[token]]), decode([ids[target]])) for _, token, target in looks.tolist()
+        ]
+
+    assert words(rows.owners) == [(" is", " sister"), (" Oslo", " sister")] * 2
+    assert words(rows.sources) == [(" is", " Oslo")]
+    apart = tokeniser.rows([[told, asked]], [1])
+    assert len(apart.owners) == 4
+    assert len(apart.sources) == 0  # out of view: only the memory can know
