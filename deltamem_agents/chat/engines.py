@@ -17,6 +17,7 @@ _ARGUMENTS = (
     "context_window", "low_water", "template", "write_policy", "live_bytes", "queue_size",
 )  # fmt: skip
 _engines: WeakValueDictionary[str, Engine] = WeakValueDictionary()
+_built_in: dict[str, Engine] = {}  # small, so the latest one stays loaded
 _lock = threading.Lock()
 
 
@@ -36,4 +37,7 @@ def shared_engine(chat: ChatDeltaMem) -> Engine:
             engine = load_engine(tokenizer=chat.tokenizer, **arguments)
             if chat.tokenizer is None:
                 _engines[key] = engine
+        if chat.model is None and key not in _built_in:
+            _built_in.clear()
+            _built_in[key] = engine
     return engine

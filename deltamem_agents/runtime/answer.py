@@ -104,6 +104,7 @@ class Answer:
         self.reasoning_tokens = 0
         self.input_tokens = 0
         self.finish = "length"
+        self._over = False  # the reply is complete; what follows takes no time to speak of
         self._deadline = None if options.timeout is None else time.monotonic() + options.timeout
         self._text = Detokenizer(engine.tokenizer)
         self._stops = StopStrings(options.stop)
@@ -112,6 +113,24 @@ class Answer:
 
     def steps(self) -> Steps:
         """Read the prompt, generate, read the rest of the canonical reply, hand over the memory."""
+        inner = self._steps()
+        try:
+            feed = next(inner)
+            while True:
+                if not self._over:
+                    self._check_time()
+                try:
+                    logits = yield feed
+                except Exception as error:
+                    feed = inner.throw(error)
+                else:
+                    feed = inner.send(logits)
+        except StopIteration:
+            return
+        finally:
+            inner.close()
+
+    def _steps(self) -> Steps:
         turn = self.turn
         try:
             yield from turn.advance(generate=True)
@@ -119,6 +138,7 @@ class Answer:
             logits = yield from self._prompt()
             cached = self.input_tokens - (turn.session.fed - fed)
             yield from self._generate(logits)
+            self._over = True
             message = self._close()
             turn.add_reply(message)
             yield from turn.settle(follower=turn.follower())
@@ -174,7 +194,6 @@ class Answer:
             if self._stops.found:
                 self.finish = "stop"
                 return
-            self._check_time()
             if len(self.ids) < limit:
                 after = yield from session.extend(token, self._writes)
                 assert after is not None

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from deltamem_agents.core.state import Ledger, MemoryState
+from deltamem_agents.errors import BoundaryError
 from deltamem_agents.runtime.answer import Answer, Event, Options
 from deltamem_agents.runtime.grammar import Grammars
 from deltamem_agents.runtime.live import LiveSessions
@@ -62,6 +63,12 @@ class Engine:
         self.context_window, self.low_water = context_window, low_water
         self.max_positions = max_positions
         self.by_segment = bool(adapter_config(model).by_segment)
+        if adapter_config(model).write == "sentence":
+            raise BoundaryError(
+                "an adapter of a chat model writes by token or by message",
+                got="write='sentence'",
+                remedy="Use the adapter with plain transformers, giving segment_ids.",
+            )
         self.memory_shape = tuple(plan_of(model).shape)
         self.live = LiveSessions(live_bytes)
         self.runner = Runner(model, by_segment=self.by_segment)

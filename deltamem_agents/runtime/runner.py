@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltamem_agents.adapter import MemoryCall
+from deltamem_agents.adapter import MemoryCall, close_segments
 from deltamem_agents.runtime.batch import DecodeBatch
 from deltamem_agents.runtime.session import Feed
 
@@ -63,6 +63,9 @@ class Runner:
             logits_to_keep=1,
             delta_mem=self._call(feed),
         )
+        cache = feed.session.cache
+        if self.by_segment and feed.closes and cache.has_open_segments:
+            close_segments(self.model, cache)  # its last tokens do not write, so nothing closed it
         logits: Tensor = output.logits[0, -1]
         return logits
 

@@ -8,6 +8,7 @@ so that the ids equal those of the whole text.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,7 @@ class ChatTemplate:
                 got=f"WritePolicy(template=False) with {self.source[:60]!r}",
                 remedy="Use a shipped template, or let template tokens write.",
             )
+        self._lock = threading.Lock()
         self._tokens: OrderedDict[tuple[str, bool], RenderedMessage] = OrderedDict()
 
     @property
@@ -134,6 +136,16 @@ class ChatTemplate:
             MessageError: a message is malformed.
             BoundaryError: the template does not tell where its messages begin.
         """
+        with self._lock:
+            return self._render(messages, tools, thinking, generate)
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        thinking: bool | None,
+        generate: bool,
+    ) -> list[RenderedMessage]:
         entries = normalise(messages)
         pieces = self._pieces(entries, list(tools or []), thinking, generate)
         roles = [entry["role"] for entry in entries if entry["role"] != "system"]

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import BoundaryError
 from deltamem_agents.runtime.answer import Final, Options
 from deltamem_agents.runtime.sampling import Sampling
+from deltamem_agents.runtime.template import WritePolicy
 from deltamem_agents.testing import save_tiny, tiny_engine
 
 SYSTEM = {"role": "system", "content": "You remember."}
@@ -173,6 +175,25 @@ def test_reading_nothing_new_changes_nothing():
     again = engine.read(state, history)
     same(again, state)
     assert again.tokens_written == state.tokens_written
+
+
+@pytest.mark.parametrize("write", ["token", "message"])
+def test_what_a_policy_leaves_out_is_read_and_not_written(write):
+    policy = WritePolicy(assistant=False, template=False, system=False)
+    options = {"adapter": {"write": write}, "write_policy": policy, "context_window": 150}
+    engine = tiny_engine(**options)
+    live, history = talk(engine, [0, 2, 3, 5])
+    cold, again = talk(tiny_engine(**options), [0, 2, 3, 5], cold=True)
+    assert history == again
+    same(live, cold)
+    said = sum(len(m["content"].encode()) for m in history if m["role"] == "user")
+    assert live.tokens_written == said
+    assert live.fingerprint != tiny_engine(adapter={"write": write}).fingerprint
+
+
+def test_sentence_writes_need_boundaries_that_no_template_tells():
+    with pytest.raises(BoundaryError, match="by token or by message"):
+        tiny_engine(adapter={"write": "sentence"})
 
 
 @pytest.mark.parametrize("chunk", [3, 17])

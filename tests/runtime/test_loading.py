@@ -1,0 +1,93 @@
+"""Loading: what is missing, what does not fit, and what a fingerprint depends on."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from deltamem_agents.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from deltamem_agents.runtime.answer import Options
+from deltamem_agents.runtime.loading import load_engine
+from deltamem_agents.runtime.sampling import Sampling
+from deltamem_agents.runtime.template import WritePolicy
+from deltamem_agents.testing import byte_tokenizer, save_tiny, tiny_backbone, tiny_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def test_what_is_missing_is_named(saved, tmp_path):
+    backbone, adapter = saved
+    with pytest.raises(ModelNotFoundError, match="folder or a name on the hub"):
+        load_engine("/no/such/model", adapter)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_engine(tmp_path / "nowhere", adapter)
+    with pytest.raises(ModelNotFoundError, match="weights as safetensors"):
+        load_engine(str(tmp_path), adapter)
+    with pytest.raises(ModelNotFoundError):
+        load_engine(str(backbone), str(tmp_path / "no adapter"))
+    with pytest.raises(ConfigError, match="with its adapter"):
+        load_engine(str(backbone))
+    with pytest.raises(ConfigError, match="with its tokenizer"):
+        load_engine(tiny_model())
+
+
+def test_an_adapter_of_another_backbone_is_refused(saved):
+    with pytest.raises(UnsupportedModelError):
+        load_engine(tiny_backbone(layers=3, hidden=64), saved[1], tokenizer=byte_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtype": "float8"}, "dtype is one of"),
+        ({"context_window": 0}, "context_window is at least 1"),
+        ({"context_window": 1024}, "below the model's 1024 positions"),
+        ({"context_window": 100, "low_water": 101}, "low_water"),
+        ({"quantization": "2bit"}, "4bit"),
+    ],
+)
+def test_values_that_break_a_rule(saved, options, words):
+    with pytest.raises(Exception, match=words):
+        load_engine(*map(str, saved), **options)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed"
+)
+def test_quantization_says_what_to_install(saved):
+    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
+        load_engine(*map(str, saved), quantization="4bit")
+
+
+def test_the_fingerprint_names_all_that_makes_a_memory(saved):
+    def name(**options):
+        return load_engine(*map(str, saved), **options).fingerprint
+
+    first = name()
+    assert first == name(dtype="float32", context_window=77)
+    others = {
+        name(template="qwen3"),
+        name(write_policy=WritePolicy(user=False)),
+        load_engine(tiny_model(seed=3), tokenizer=byte_tokenizer()).fingerprint,
+    }
+    assert len(others) == 3
+    assert first not in others
+    assert len(first) == 64
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
+def test_half_precision_keeps_the_memory_in_float32(saved, dtype):
+    engine = load_engine(*map(str, saved), dtype=dtype, attn_implementation="eager")
+    assert next(engine.model.model.layers[0].mlp.parameters()).dtype == getattr(
+        torch, str(dtype).removeprefix("torch.")
+    )
+    history = [{"role": "user", "content": "hello"}]
+    *_, final = engine.generate(None, history, options=Options(Sampling(max_tokens=4)))
+    assert final.usage.output_tokens == 4
+    assert str(final.state.state.dtype) == "float32"
+    assert final.state.norm > 0
