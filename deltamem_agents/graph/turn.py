@@ -14,7 +14,7 @@ from typing import Any, Literal
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
 
-from deltamem_agents.core.state import MemoryState
+from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import ConfigError, ContextWindowError, DivergenceError
 from deltamem_agents.graph.binding import bind_memory, find_model
 from deltamem_agents.graph.history import nearest_agreeing
@@ -23,10 +23,12 @@ from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.routing import cite, consult, verbatim, with_data
 from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
 from deltamem_agents.graph.steps import Effect, Steps
+from deltamem_agents.graph.turns import turns
 from deltamem_agents.router import Decision, HybridRouter
 from deltamem_agents.runtime.slot import MemorySlot
 
 OnDivergence = Literal["rebuild", "raise"]
+MESSAGES_UNSEEN = 16  # a rebuild of more messages than these is read ahead of the call
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,22 @@ def call_with_memory(settings: MemorySettings, call: Call) -> Steps[Outcome]:
         before = yield from nearest_agreeing(
             way.reader, place_of_call(call.config), call.state, call.messages, settings.start
         )
+        before = yield from read_ahead(way.reader, before, call.messages)
         response, after = yield from way.go(before)
     if after is not None:
         update[MEMORY_KEY] = after
     return Outcome(response, update)
+
+
+def read_ahead(
+    reader: Reader, before: MemoryState | None, messages: Sequence[AnyMessage]
+) -> Steps[MemoryState | None]:
+    """Read a long history up to its last turn, where a progress bar can be shown."""
+    told = [message for piece in turns(messages)[:-1] for message in piece]
+    ledger = before.ledger if before is not None else Ledger()
+    if len(told) - ledger.evicted_count - len(ledger.visible) <= MESSAGES_UNSEEN:
+        return before
+    return (yield from reader.read(before, told))
 
 
 def _memory_before(

@@ -1,0 +1,87 @@
+"""What a cold process pays to go on with a conversation, by its length and by the window.
+
+A live session reads the new message only. A cold one reads the visible window again from the
+boundary: its price follows the window, not the history. Both are timed side by side, interleaved,
+on a random backbone of the built-in model's size class (skill plays no part in what is measured).
+
+Run: python benchmarks/resume.py [turns ...]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+from deltamem_agents.chat import ChatDeltaMem
+from deltamem_agents.runtime.slot import MemorySlot
+from deltamem_agents.testing import save_tiny
+
+WINDOWS = (128, 256, 512, 1024)
+ROUNDS = 5
+
+
+def told(turns: int) -> list[tuple[str, str]]:
+    said = []
+    for turn in range(turns):
+        said.append(("user", f"fact {turn}: the code is {turn * 37 % 101}"))
+        said.append(("assistant", "noted"))
+    return said
+
+
+def call(model: Any, memory: Any, messages: list[tuple[str, str]]) -> float:
+    begun = time.perf_counter()
+    model.with_memory(MemorySlot(memory)).invoke(messages)
+    return (time.perf_counter() - begun) * 1000
+
+
+def measure(folders: Any, window: int, turns: int) -> dict[str, float]:
+    model = ChatDeltaMem(
+        model=str(folders[0]),
+        adapter=str(folders[1]),
+        context_window=window,
+        low_water=window * 3 // 4,
+        max_tokens=2,
+    )
+    engine = model.engine
+    history = told(turns)
+    plain = [{"role": role, "content": text} for role, text in history]
+    memory = engine.read(None, plain)
+    question = [*history, ("user", "and now?")]
+    cold, live = [], []
+    for _ in range(ROUNDS):
+        engine.live.clear()
+        cold.append(call(model, memory, question))
+        engine.live.clear()
+        again = engine.read(memory, plain)  # puts the live session back
+        live.append(call(model, again, question))
+    visible = engine.count_tokens(plain[memory.ledger.evicted_count :], generate=False)
+    return {
+        "cold": statistics.median(cold),
+        "live": statistics.median(live),
+        "visible": visible,
+        "bytes": memory.nbytes,
+    }
+
+
+def main() -> None:
+    lengths = [int(given) for given in sys.argv[1:]] or [10, 50, 200, 500]
+    folders = save_tiny(tempfile.mkdtemp(), window=2048, layers=4, hidden=128)
+    measure(folders, WINDOWS[0], lengths[0])  # compile
+    print("| window | turns | visible tokens | cold ms | live ms | cold / live | memory bytes |")
+    print("|---|---|---|---|---|---|---|")
+    for window in WINDOWS:
+        for turns in lengths:
+            found = measure(folders, window, turns)
+            print(
+                f"| {window} | {turns} | {found['visible']:.0f} | {found['cold']:.1f} "
+                f"| {found['live']:.1f} | {found['cold'] / found['live']:.1f} "
+                f"| {found['bytes']:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
