@@ -105,7 +105,7 @@ def test_the_page_is_whole_in_itself_and_escapes_what_people_say(stored) -> None
     assert page.count("<script") == 2
     assert "gone from the window" in page
     assert 'class="message gone" id="message-1"' in page
-    assert 'class="message visible" id="message-10"' in page
+    assert 'class="message visible" id="message-8"' in page
     assert '<a href="#message-1">message 1</a>, 18:22' in page
     assert not re.search(r"\$[a-z]", page)
 
@@ -152,3 +152,16 @@ def test_a_browser_draws_the_page_and_compares_two_checkpoints(stored, tmp_path:
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     assert ((red - blue > 100) & (red - green > 60)).sum() > 2000
     assert ((blue - red > 60) & (blue > 120)).sum() > 2000
+
+
+def test_the_picture_of_a_course_shows_norms_and_drifts(stored) -> None:
+    from deltamem_agents.inspect.over_time import plot_course
+
+    seen = course(stored.saver, "nora")
+    figure = plot_course(seen)
+    upper, lower = figure.axes
+    norms = {float(line.get_ydata()[-1]) for line in upper.lines}
+    assert norms == pytest.approx({point.memory.norm for point in seen.points})
+    assert [bar.get_height() for bar in lower.patches] == [p.drift for p in seen.points]
+    assert sum(line.get_linestyle() == "--" for line in upper.lines) == 1
+    assert figure.png().startswith(b"\x89PNG")
