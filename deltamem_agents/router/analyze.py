@@ -83,6 +83,7 @@ _ALIASES = {
 }
 
 
+@lru_cache(maxsize=4096)
 def tokens(text: str) -> tuple[str, ...]:
     """Cuts a text into canonical words, in order, with repeats.
 
@@ -103,6 +104,7 @@ def tokens(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=4096)
 def content(text: str) -> tuple[str, ...]:
     """The distinct words of a text that say what it is about, in order."""
     return tuple(dict.fromkeys(t for t in tokens(text) if t not in _STOP_STEMS))

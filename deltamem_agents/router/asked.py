@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from deltamem_agents.router.analyze import STOP, stem
 from deltamem_agents.router.facts import Fact
@@ -38,12 +39,13 @@ exactly precisely anyway actually really correct right wrong still
 _AFTER = frozenset(_AFTER_WORDS.split())
 
 
-def said(question: str) -> list[_Said]:
+@lru_cache(maxsize=4096)
+def said(question: str) -> tuple[_Said, ...]:
     """The question's words, each with whether it owns the next."""
-    return [
+    return tuple(
         _Said(match.group(1).lower(), stem(match.group(1).lower()), bool(match.group(2)))
         for match in _WORD.finditer(question)
-    ]
+    )
 
 
 def names(question: str, fact: Fact) -> bool:

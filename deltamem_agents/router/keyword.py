@@ -19,6 +19,8 @@ from deltamem_agents.router.analyze import aliases, opaque, scope_word, tokens
 from deltamem_agents.router.facts import Fact
 
 K1, B = 1.2, 0.75
+SELF_WORD = "\u2022self"  # stands in what is about the user; no text has it
+COMMON = 400  # a word in more facts of a scope than this is not searched for by itself
 _SEARCH = {
     "sqlite": (
         "SELECT f.* FROM {index} w JOIN {facts} f ON f.number = w.rowid"
@@ -46,7 +48,7 @@ def _search(kind: str, tables: FactTables) -> TextClause:
 def words_of(fact: Fact) -> tuple[str, ...]:
     """All words a fact can be found by, with repeats."""
     return (
-        *tokens(fact.subject if fact.subject != "user" else ""),
+        *((SELF_WORD,) if fact.subject == "user" else tokens(fact.subject)),
         *tokens(fact.attribute),
         *aliases(fact.attribute),
         *aliases(fact.kind),
@@ -64,32 +66,69 @@ def candidates(
     connection: Connection,
     tables: FactTables,
     scope_key: str,
-    terms: Sequence[str],
+    words: Sequence[str],
     limit: int,
+    *,
+    every: bool = False,
 ) -> Sequence[Row[Any]]:
-    """Rows of one scope that hold at least one of the terms, the database's best first.
+    """Rows of one scope that hold one of the words, the database's best first.
 
     Args:
         connection: of SQLite, PostgreSQL, MariaDB or MySQL.
         tables: of the installation.
         scope_key: `Scope.key`; in the match as an opaque word, and once more as an equality.
-        terms: words as `analyze.content` gives them.
+        words: as the index holds them (`opaque`).
         limit: at most that many rows.
+        every: rows that hold all of the words.
     """
-    if not terms:
+    if not words:
         return []
-    name = connection.dialect.name
-    kind = name if name in ("sqlite", "postgresql") else "mysql"
-    scope, words = scope_word(scope_key), [opaque(term) for term in terms]
-    query = {
-        "sqlite": f"{scope} AND ({' OR '.join(words)})",
-        "postgresql": f"{scope} & ({' | '.join(words)})",
-        "mysql": f"+{scope} +({' '.join(words)})",
-    }[kind]
+    kind = _kind(connection)
+    query = _match(kind, scope_key, words, every)
     found = connection.execute(
         _search(kind, tables), {"query": query, "scope": scope_key, "limit": limit}
     )
     return found.all()
+
+
+def counts(
+    connection: Connection, tables: FactTables, scope_key: str, words: Sequence[str]
+) -> dict[str, int]:
+    """In how many facts of the scope each word stands, counted up to `COMMON` + 1."""
+    kind = _kind(connection)
+    parts, given = [], {"scope": scope_key}
+    for number, word in enumerate(words):
+        given[f"q{number}"] = _match(kind, scope_key, [word], True)
+        parts.append(_count(kind, tables, number))
+    rows = connection.execute(text(" UNION ALL ".join(parts)), given)
+    found = {row[0]: row[1] for row in rows}
+    return {word: found[number] for number, word in enumerate(words)}
+
+
+def _kind(connection: Connection) -> str:
+    name = connection.dialect.name
+    return name if name in ("sqlite", "postgresql") else "mysql"
+
+
+def _match(kind: str, scope_key: str, words: Sequence[str], every: bool) -> str:
+    scope = scope_word(scope_key)
+    if kind == "sqlite":
+        return f"{scope} AND ({(' AND ' if every else ' OR ').join(words)})"
+    if kind == "postgresql":
+        return f"{scope} & ({(' & ' if every else ' | ').join(words)})"
+    return f"+{scope} " + (" ".join(f"+{w}" for w in words) if every else f"+({' '.join(words)})")
+
+
+def _count(kind: str, tables: FactTables, number: int) -> str:
+    facts, index = tables.named("facts"), tables.named("fact_words")
+    inner = {
+        "sqlite": f"SELECT 1 FROM {index} WHERE {index} MATCH :q{number}",
+        "postgresql": f"SELECT 1 FROM {facts} WHERE scope = :scope"
+        f" AND to_tsvector('simple', words) @@ to_tsquery('simple', :q{number})",
+        "mysql": f"SELECT 1 FROM {facts} WHERE scope = :scope"
+        f" AND MATCH(words) AGAINST(:q{number} IN BOOLEAN MODE)",
+    }[kind]
+    return f"SELECT {number}, count(*) FROM ({inner} LIMIT {COMMON + 1}) counted{number}"
 
 
 def idf(term_count: int, total: int) -> float:
@@ -98,21 +137,29 @@ def idf(term_count: int, total: int) -> float:
 
 
 def bm25(
-    terms: Sequence[str], documents: Mapping[int, Sequence[str]], total: int
+    terms: Sequence[str],
+    documents: Mapping[int, Sequence[str]],
+    total: int,
+    counted: Mapping[str, int] | None = None,
 ) -> dict[int, tuple[float, float]]:
     """Ranks documents by BM25 (Robertson and Zaragoza 2009, equation 3.15).
 
     Args:
         terms: the question's words.
-        documents: number -> words; all documents that hold any of the terms.
+        documents: number -> words; documents that hold any of the terms.
         total: documents in the scope, at least len(documents).
+        counted: how many documents hold a term, where that is known better than from `documents`.
 
     Returns:
         number -> (score, share of the question's weight that stands in the document, 0 to 1).
     """
     sets = {number: set(words) for number, words in documents.items()}
+    known = counted or {}
     weights = {
-        term: idf(sum(term in words for words in sets.values()), max(total, len(documents)))
+        term: idf(
+            max(sum(term in words for words in sets.values()), known.get(term, 0)),
+            max(total, len(documents), *known.values(), 0),
+        )
         for term in terms
     }
     whole = sum(weights.values()) or 1.0

@@ -31,7 +31,8 @@ TAIL = re.compile(
     r"|okay\??|ok\??|alright\??|anyway"
     r"|and nothing else|instead|(?:\(?not\b.*)|(?:as of (?:today|now))|since (?:last )?\w+))+$"
     r"|,\s+(?:just|I|you|we|if|so|but|which|who|because|do|does|in case|not|as|that"
-    r"|and (?:I|you|we|that|it)|thanks|thank|right|by the|before|after|until|when|while|though|although|see)\b.*$"
+    r"|and (?:I|you|we|that|it)|thanks|thank|right|by the|before"
+    r"|after|until|when|while|though|although|see)\b.*$"
     r"|\s*[.!,;:)]+$|\s+$|[\"'”’`]+$",
     re.IGNORECASE,
 )
@@ -39,7 +40,8 @@ _PEOPLE_WORDS = """
 sister brother boss neighbour neighbor cousin mother father mom mum dad uncle aunt roommate friend
 manager grandmother grandfather teacher doctor daughter son coach landlord wife husband partner
 girlfriend boyfriend dentist accountant plumber trainer tenant client customer
-supervisor nurse pastor fiance therapist mechanic hairdresser colleague assistant nephew niece parents family kids grandparents team
+supervisor nurse pastor fiance therapist mechanic hairdresser colleague assistant nephew niece
+parents family kids grandparents team
 """
 PEOPLE = frozenset(_PEOPLE_WORDS.split())
 # verb phrase after the subject -> attribute, whether a newer value takes the older one's place

@@ -91,20 +91,27 @@ def visible_in(scope: Scope) -> Callable[[str], bool]:
     return line.__contains__
 
 
-def with_closings(
-    connection: Connection, tables: FactTables, scope: Scope, facts: Sequence[Fact]
-) -> list[Fact]:
-    """The facts, each told whether it is closed in this branch and by what."""
-    if not facts:
-        return []
+def closed_by(
+    connection: Connection, tables: FactTables, scope: Scope, numbers: Sequence[int]
+) -> dict[int, str]:
+    """Which of the facts are closed in this branch: number -> id of what closed it, or "closed"."""
+    if not numbers:
+        return {}
     seen, closings, owner = visible_in(scope), tables.closings, tables.facts
     found = connection.execute(
         select(closings.c.old, closings.c.branch, owner.c.fact_id)
         .select_from(closings.outerjoin(owner, owner.c.number == closings.c.new))
-        .where(closings.c.scope == scope.key, closings.c.old.in_([f.number for f in facts]))
+        .where(closings.c.scope == scope.key, closings.c.old.in_(list(numbers)))
         .order_by(closings.c.number)
-    ).all()
-    closed = {row.old: row.fact_id or "closed" for row in found if seen(row.branch)}
+    )
+    return {row.old: row.fact_id or "closed" for row in found if seen(row.branch)}
+
+
+def with_closings(
+    connection: Connection, tables: FactTables, scope: Scope, facts: Sequence[Fact]
+) -> list[Fact]:
+    """The facts, each told whether it is closed in this branch and by what."""
+    closed = closed_by(connection, tables, scope, [fact.number for fact in facts])
     return [replace(fact, superseded_by=closed.get(fact.number)) for fact in facts]
 
 

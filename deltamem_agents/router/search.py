@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine
 
-from deltamem_agents.router.analyze import content
+from deltamem_agents.router.analyze import content, names_self
 from deltamem_agents.router.facts import Fact, Hit, Scope
-from deltamem_agents.router.keyword import bm25, words_of
+from deltamem_agents.router.keyword import bm25
+from deltamem_agents.router.matching import matching
 from deltamem_agents.router.shelf import Shelf
 from deltamem_agents.router.transactions import read
 from deltamem_agents.router.vector import VectorIndex, fuse
@@ -29,45 +31,42 @@ def search(
         scope: whose, and which branch.
         k: at most that many.
     """
-    terms = content(query)
-    hits = read(engine, lambda connection: _by_keyword(connection, shelf, terms, scope, k))
+    hits = read(engine, lambda c: _by_keyword(c, shelf, query, scope, k))
     if vectors is None:
-        return tuple(hits[:k])
+        return tuple(found.hit() for found in hits[:k])
     cosines = vectors.search(query, scope)
     nearest = sorted(cosines, key=lambda number: -cosines[number])[: k * DEPTH]
-    found = read(engine, lambda connection: _active(connection, shelf, scope, nearest))
-    known = {hit.fact.number: hit for hit in hits}
-    near = [number for number in nearest if number in found or number in known]
-    fused = fuse([[hit.fact.number for hit in hits], near])
+    near = read(engine, lambda c: _active(c, shelf, scope, nearest))
+    known = {found.number: found for found in hits}
+    ranking = [number for number in nearest if number in near or number in known]
+    fused = fuse([[found.number for found in hits], ranking])
     ranked = sorted(fused, key=lambda number: (-fused[number], -number))[:k]
+    best = [known.get(n) or _Found(n, 0.0, 0.0, near.__getitem__) for n in ranked]
     return tuple(
-        _hit(number, known.get(number), found, fused[number], cosines.get(number))
-        for number in ranked
+        replace(f.hit(), score=fused[f.number], cosine=cosines.get(f.number)) for f in best
     )
 
 
-def _hit(
-    number: int, known: Hit | None, found: dict[int, Fact], score: float, cosine: float | None
-) -> Hit:
-    if known is None:
-        return Hit(found[number], score, 0.0, cosine)
-    return Hit(known.fact, score, known.keyword, cosine, known.bm25)
+@dataclass(frozen=True)
+class _Found:
+    number: int
+    bm25: float
+    share: float
+    open: Callable[[int], Fact]
+
+    def hit(self) -> Hit:
+        return Hit(self.open(self.number), self.bm25, self.share, None, self.bm25)
 
 
 def _by_keyword(
-    connection: Connection, shelf: Shelf, terms: Sequence[str], scope: Scope, k: int
-) -> list[Hit]:
-    rows, active = shelf.matching(connection, scope, terms, k)
-    if not active:
+    connection: Connection, shelf: Shelf, query: str, scope: Scope, k: int
+) -> list[_Found]:
+    found = matching(shelf, connection, scope, content(query), k, names_self(query))
+    if not found.active:
         return []
-    total = shelf.count(connection, scope)
-    scores = bm25(terms, {fact.number: words_of(fact) for fact in rows}, total)
-    hits = [
-        Hit(fact, score, share, None, score)
-        for fact in active
-        for score, share in [scores[fact.number]]
-    ]
-    return sorted(hits, key=lambda hit: (-hit.score, -hit.fact.number))
+    scores = bm25(found.terms, found.words, shelf.count(connection, scope), found.counted)
+    hits = [_Found(number, *scores[number], found.fact) for number in found.active]
+    return sorted(hits, key=lambda hit: (-hit.bm25, -hit.number))
 
 
 def _active(

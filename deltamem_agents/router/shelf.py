@@ -7,17 +7,18 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select
 
 from deltamem_agents.checkpoint.fact_tables import FactTables, branch_hash, tenant_hash
 from deltamem_agents.checkpoint.serde import Coder
 from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.facts import AUTHORITY, Draft, Fact, Scope
-from deltamem_agents.router.keyword import candidates, index_text, words_of
+from deltamem_agents.router.keyword import index_text, words_of
 from deltamem_agents.router.messages import Heard
 from deltamem_agents.router.rows import (
+    add_head,
     body_of,
     fact_of,
     hashed,
@@ -26,6 +27,18 @@ from deltamem_agents.router.rows import (
     visible_in,
     with_closings,
 )
+
+
+class Saver(Protocol):
+    """What the store needs of a saver; `SQLAlchemySaver` also gives `context` (encryption)."""
+
+    @property
+    def engine(self) -> Engine:
+        """The synchronous engine."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose data it holds."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,24 @@ class Shelf:
             ]
         return tuple(new)
 
+    def hear(
+        self,
+        connection: Connection,
+        scope: Scope,
+        told: Mapping[str, Heard],
+        drafts: Mapping[str, Sequence[Draft]],
+    ) -> Scope:
+        """Records what this branch has not recorded yet under a head of its own."""
+        known = known_digests(connection, self.tables, scope, drafts)
+        new = {digest: found for digest, found in drafts.items() if digest not in known}
+        if not new:
+            return scope
+        head = hashed(scope.head, *sorted(new))[:32]
+        onward = replace(scope, lineage=(head, *(scope.lineage or ())))
+        add_head(connection, self.tables, scope, head)
+        self.record(connection, onward, told, new)
+        return onward
+
     def _buried(self, connection: Connection, scope: Scope) -> set[str]:
         column = self.tables.tombstones.c
         found = connection.scalars(select(column.message).where(column.scope == scope.key))
@@ -154,14 +185,37 @@ class Shelf:
             self._supersede(connection, scope, fact)
         return fact
 
-    def take_over(
-        self, connection: Connection, scope: Scope, old: Fact, one: Heard, draft: Draft
+    def revise(
+        self,
+        connection: Connection,
+        scope: Scope,
+        fact_id: str,
+        told: Mapping[str, Heard],
+        drafts: Mapping[str, Sequence[Draft]],
     ) -> Fact:
-        """Inserts a fact in the place of another one."""
-        new = self.insert(connection, scope, one, draft, (self.keyed(one.digest), 0))
-        if self.one(connection, scope, old.fact_id).active:
-            self.close(connection, scope, old.number, new.number)
-        return new
+        """Puts the first fitting draft in the place of a fact; see `FactStore.revise`."""
+        old = self.one(connection, scope, fact_id)
+        for digest, found in drafts.items():
+            for ordinal, draft in enumerate(found):
+                same = not old.slot or self.keyed(slot_of(scope, draft)) == old.slot
+                if old.active and same:
+                    new = self.insert(connection, scope, told[digest], draft, (digest, ordinal))
+                    if self.one(connection, scope, fact_id).active:
+                        self.close(connection, scope, old.number, new.number)
+                    return new
+        raise FactStoreError(
+            "a revision tells a new value of an active fact's subject and attribute",
+            got=f"{old.subject!r} {old.attribute!r}",
+            remedy="Name the same subject and attribute in the statement.",
+        )
+
+    def close_outright(self, connection: Connection, scope: Scope, fact_id: str) -> Fact:
+        """Closes a fact with nothing in its place; see `FactStore.close`."""
+        fact = self.one(connection, scope, fact_id)
+        if not fact.active:
+            raise FactStoreError("a fact is closed once", got=fact_id)
+        self.close(connection, scope, fact.number, 0)
+        return replace(fact, superseded_by="closed")
 
     def _supersede(self, connection: Connection, scope: Scope, new: Fact) -> None:
         """Closes what is older, visible in this branch and of no greater authority."""
@@ -211,32 +265,6 @@ class Shelf:
         if not found:
             raise FactStoreError("a fact belongs to the scope that names it", got=fact_id)
         return found[0]
-
-    def matching(
-        self, connection: Connection, scope: Scope, terms: Sequence[str], k: int
-    ) -> tuple[list[Fact], list[Fact]]:
-        """All facts that hold a term, and those of them that are active in this branch.
-
-        Both lists stop early in a large scope, but not before the second holds k facts.
-        """
-        if self.encrypted:
-            return self._matching_sealed(connection, scope, terms)
-        seen, limit = visible_in(scope), 16 * k
-        while True:
-            rows = candidates(connection, self.tables, scope.key, terms, limit)
-            facts = [self.fact(row) for row in rows]
-            visible = [fact for fact in facts if seen(fact.branch)]
-            active = [f for f in with_closings(connection, self.tables, scope, visible) if f.active]
-            if len(active) >= k or len(rows) < limit:
-                return facts, active
-            limit *= 8
-
-    def _matching_sealed(
-        self, connection: Connection, scope: Scope, terms: Sequence[str]
-    ) -> tuple[list[Fact], list[Fact]]:
-        wanted = set(terms)
-        found = [f for f in self.visible(connection, scope) if wanted & set(words_of(f))]
-        return found, [fact for fact in found if fact.active]
 
     def count(self, connection: Connection, scope: Scope | None = None) -> int:
         """How many facts a scope holds; of all the tenant's without one."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.embeddings import Embeddings
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Connection, inspect
 
 from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.fact_tables import create_fact_tables, fact_tables
@@ -17,9 +17,9 @@ from deltamem_agents.router.extract import extract
 from deltamem_agents.router.facts import Draft, Fact, ForgetReport, Hit, Scope
 from deltamem_agents.router.forget import forget
 from deltamem_agents.router.messages import Heard, Message, heard
-from deltamem_agents.router.rows import add_head, hashed, known_digests, lineage_of, slot_of
+from deltamem_agents.router.rows import lineage_of
 from deltamem_agents.router.search import search
-from deltamem_agents.router.shelf import Shelf
+from deltamem_agents.router.shelf import Saver, Shelf
 from deltamem_agents.router.transactions import read, write
 from deltamem_agents.router.vector import VectorIndex
 
@@ -29,18 +29,6 @@ if TYPE_CHECKING:
     from deltamem_agents.router.documents import FactRetriever
 
 Drafts = dict[str, tuple[Draft, ...]]
-
-
-class Saver(Protocol):
-    """What the store needs of a saver; `SQLAlchemySaver` also gives `context` (encryption)."""
-
-    @property
-    def engine(self) -> Engine:
-        """The synchronous engine."""
-
-    @property
-    def tenant(self) -> str:
-        """Whose data it holds."""
 
 
 class FactStore:
@@ -132,18 +120,7 @@ class FactStore:
         if not drafts:
             return scope
 
-        def work(connection: Connection) -> Scope:
-            known = known_digests(connection, self.tables, scope, drafts)
-            new = {digest: found for digest, found in drafts.items() if digest not in known}
-            if not new:
-                return scope
-            head = hashed(scope.head, *sorted(new))[:32]
-            onward = replace(scope, lineage=(head, *(scope.lineage or ())))
-            add_head(connection, self.tables, scope, head)
-            self.shelf.record(connection, onward, told, new)
-            return onward
-
-        return write(self.engine, work)
+        return write(self.engine, lambda c: self.shelf.hear(c, scope, told, drafts))
 
     def branch(self, thread: str, head: str = "", checkpoint: str = "") -> Scope:
         """The scope of a branch of a thread.
@@ -196,14 +173,7 @@ class FactStore:
         """
         self._own(scope)
 
-        def work(connection: Connection) -> Fact:
-            fact = self.shelf.one(connection, scope, fact_id)
-            if not fact.active:
-                raise FactStoreError("a fact is closed once", got=fact_id)
-            self.shelf.close(connection, scope, fact.number, 0)
-            return replace(fact, superseded_by="closed")
-
-        return write(self.engine, work)
+        return write(self.engine, lambda c: self.shelf.close_outright(c, scope, fact_id))
 
     def revise(self, fact_id: str, statement: Message, scope: Scope) -> Fact:
         """Closes a fact and records the statement that takes its place, in one transaction.
@@ -222,20 +192,7 @@ class FactStore:
         self._own(scope)
         told, drafts = self._read([statement])
 
-        def work(connection: Connection) -> Fact:
-            old = self.shelf.one(connection, scope, fact_id)
-            for digest, found in drafts.items():
-                for draft in found:
-                    same = self.shelf.keyed(slot_of(scope, draft)) == old.slot
-                    if old.active and (same or not old.slot):
-                        return self.shelf.take_over(connection, scope, old, told[digest], draft)
-            raise FactStoreError(
-                "a revision tells a new value of an active fact's subject and attribute",
-                got=f"{statement!r} for {old.subject!r} {old.attribute!r}",
-                remedy="Name the same subject and attribute in the statement.",
-            )
-
-        return write(self.engine, work)
+        return write(self.engine, lambda c: self.shelf.revise(c, scope, fact_id, told, drafts))
 
     def forget(
         self, scope: Scope, *, fact_ids: Sequence[str] = (), message_ids: Sequence[str] = ()
