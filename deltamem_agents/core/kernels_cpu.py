@@ -113,32 +113,54 @@ def _forward(rank: int) -> _Loop:
     ) -> None:
         batch, tokens, heads, _ = inputs[0].shape
         zero = fill(0.0, rank)
-        state = np.empty((1, rank, rank), np.float32)
+        state = np.empty((heads, rank, rank), np.float32)
         for b in range(batch):
             for h in range(heads):
-                turn(state[0], before[b, h])
-                for t in range(tokens):
+                turn(state[h], before[b, h])
+            for t in range(tokens):
+                keeps = kept.shape[2] > 0 and t % EVERY == 0
+                silent = masked and not mask[b, t]
+                for h in range(heads):  # innermost: the heads of a token lie side by side
                     at = (b, t, h)
-                    if kept.shape[2] > 0 and t % EVERY == 0:
-                        _copy(kept[b, h, t // EVERY], state[0])
-                    if masked and not mask[b, t]:
+                    if keeps:
+                        _copy(kept[b, h, t // EVERY], state[h])
+                    if silent:
                         put(reads, at, zero)
                         continue
-                    put(reads, at, times(state, (0,), get(inputs[0], at, zero)))
-                    _write(inputs, at, state, (0,), state, (0,), zero)
-                turn(after[b, h], state[0])
+                    put(reads, at, times(state, (h,), get(inputs[0], at, zero)))
+                    _write(inputs, at, state, (h,), state, (h,), zero)
+            for h in range(heads):
+                turn(after[b, h], state[h])
 
     return forward
 
 
 @register_jitable  # type: ignore[untyped-decorator]
+def _replay(
+    inputs: Any, b: Any, start: Any, count: Any, mask: Any, masked: Any, past: Any, zero: Any
+) -> None:
+    """From the states at token `start`, past[0 : heads], those at the `count` - 1 tokens after."""
+    heads = inputs[0].shape[2]
+    for x in range(count - 1):
+        silent = masked and not mask[b, start + x]
+        for h in range(heads):
+            here = x * heads + h
+            if silent:
+                _copy(past[here + heads], past[here])
+            else:
+                at = (b, start + x, h)
+                _write(inputs, at, past, (here + heads,), past, (here,), zero)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
 def _undo(
-    inputs: Any, at: Any, past: Any, x: Any, grad: Any, asked: Any, results: Any, zero: Any
+    inputs: Any, at: Any, past: Any, x: Any, grad: Any, h: Any, asked: Any, results: Any, zero: Any
 ) -> None:
     """Gradients of one token's read and write; README.md derives them.
 
-    `grad` is the gradient of the state after the token when it comes in, and of the state before
-    it when it goes out; `asked` is the gradient of the token's read.
+    `past[x]` is the state before the token. `grad[h]` is the gradient of the state after the token
+    when it comes in, and of the state before it when it goes out; `asked` is the gradient of the
+    token's read.
     """
     q, k, v, keep, erase, write = inputs
     key, value, erased, written = (
@@ -149,17 +171,17 @@ def _undo(
     )
     known = times(past, (x,), key)
     change = written * value - erased * known
-    of_change = times(grad, (0,), key)
+    of_change = times(grad, (h,), key)
     of_known = zero - erased * of_change
-    of_key = transposed_times(grad, (0,), change) + transposed_times(past, (x,), of_known)
+    of_key = transposed_times(grad, (h,), change) + transposed_times(past, (x,), of_known)
     put(results[0], at, transposed_times(past, (x,), asked))
     put(results[1], at, of_key)
     put(results[2], at, written * of_change)
-    put(results[3], at, row_products(past, (x,), grad, (0,), zero))
+    put(results[3], at, row_products(past, (x,), grad, (h,), zero))
     put(results[4], at, zero - known * of_change)
     put(results[5], at, value * of_change)
-    scale_and_add(grad, (0,), grad, (0,), get(keep, at, zero), of_known, key)
-    scale_and_add(grad, (0,), grad, (0,), fill(1.0, zero), asked, get(q, at, zero))
+    scale_and_add(grad, (h,), grad, (h,), get(keep, at, zero), of_known, key)
+    scale_and_add(grad, (h,), grad, (h,), fill(1.0, zero), asked, get(q, at, zero))
 
 
 def _backward(rank: int) -> _Loop:
@@ -181,29 +203,28 @@ def _backward(rank: int) -> _Loop:
     ) -> None:
         batch, tokens, heads, _ = inputs[0].shape
         zero = fill(0.0, rank)
-        past = np.empty((EVERY, rank, rank), np.float32)
-        grad = np.empty((1, rank, rank), np.float32)
+        past = np.empty((EVERY * heads, rank, rank), np.float32)
+        grad = np.empty((heads, rank, rank), np.float32)
         for b in range(batch):
             for h in range(heads):
-                turn(grad[0], of_after[b, h])
-                for chunk in range(kept.shape[2] - 1, -1, -1):
-                    start = chunk * EVERY
-                    count = min(tokens - start, EVERY)
-                    _copy(past[0], kept[b, h, chunk])
-                    for x in range(count - 1):
-                        if masked and not mask[b, start + x]:
-                            _copy(past[x + 1], past[x])
-                        else:
-                            at = (b, start + x, h)
-                            _write(inputs, at, past, (x + 1,), past, (x,), zero)
-                    for x in range(count - 1, -1, -1):
+                turn(grad[h], of_after[b, h])
+            for chunk in range(kept.shape[2] - 1, -1, -1):
+                start = chunk * EVERY
+                count = min(tokens - start, EVERY)
+                for h in range(heads):
+                    _copy(past[h], kept[b, h, chunk])
+                _replay(inputs, b, start, count, mask, masked, past, zero)
+                for x in range(count - 1, -1, -1):
+                    silent = masked and not mask[b, start + x]
+                    for h in range(heads):
                         at = (b, start + x, h)
-                        if masked and not mask[b, start + x]:
+                        if silent:
                             for result in results:
                                 put(result, at, zero)
                         else:
                             asked = get(of_reads, at, zero)
-                            _undo(inputs, at, past, x, grad, asked, results, zero)
-                turn(of_state[b, h], grad[0])
+                            _undo(inputs, at, past, x * heads + h, grad, h, asked, results, zero)
+            for h in range(heads):
+                turn(of_state[b, h], grad[h])
 
     return backward

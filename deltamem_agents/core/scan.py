@@ -18,6 +18,8 @@ from deltamem_agents.errors import StateError
 
 _Scan = Callable[..., tuple[Tensor, Tensor]]
 
+_LARGEST_RANK = 64  # the native forms are unrolled over R; beyond, compiling takes minutes
+
 
 def delta_scan(
     q: Tensor,
@@ -62,15 +64,16 @@ def delta_scan(
 @cache
 def _behind_the_door(device: str, rank: int) -> _Scan:
     """The one place where a kernel is chosen."""
+    if rank > _LARGEST_RANK:
+        return scan_chunked
     if device == "cpu" and find_spec("numba") is not None:
         from deltamem_agents.core.scan_cpu import scan_cpu
 
         return scan_cpu
     if device == "cuda" and find_spec("triton") is not None:
-        from deltamem_agents.core.scan_triton import LARGEST_RANK, scan_triton
+        from deltamem_agents.core.scan_triton import scan_triton
 
-        if rank <= LARGEST_RANK:
-            return scan_triton
+        return scan_triton
     return scan_chunked
 
 

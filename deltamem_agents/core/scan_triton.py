@@ -14,7 +14,6 @@ from torch.nn.functional import pad
 from deltamem_agents.core import kernels_triton as kernels
 
 SEGMENT = 64  # tokens; balances the steps inside segments against those between them
-LARGEST_RANK = 64
 OPTIONS = {"num_warps": 1, "enable_fp_fusion": True}
 _LARGEST_MAP = 16  # above this rank the maps of segments cost more than they save
 
@@ -51,7 +50,7 @@ def scan_triton(
     state: Tensor,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`core.scan.delta_scan` by the Triton kernels, for ranks up to 64; meaning as there.
+    """`core.scan.delta_scan` by the Triton kernels; shapes and meaning as there.
 
     Returns:
         reads [B, T, H, R] and the state [B, H, R, R].
