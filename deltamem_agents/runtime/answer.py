@@ -23,8 +23,8 @@ from deltamem_agents.runtime.turn import Steps, Turn
 class Constraint(Protocol):
     """A grammar that says which tokens may come next."""
 
-    def allowed(self) -> Tensor | None:
-        """Bool[V], or None where every token may come."""
+    def allowed(self, left: int) -> Tensor | None:
+        """Bool[V], or None where every token may come; `left` is how many still may."""
 
     def accept(self, token: int) -> None:
         """Go on by a token."""
@@ -179,7 +179,7 @@ class Answer:
         limit = min(self.options.sampling.max_tokens or room, room)
         constraint = self.options.constraint() if self.options.constraint else None
         while len(self.ids) < limit:
-            allowed = constraint.allowed() if constraint else None
+            allowed = constraint.allowed(limit - len(self.ids)) if constraint else None
             if allowed is not None and allowed.shape[0] < logits.shape[-1]:
                 spare = logits.shape[-1] - allowed.shape[0]
                 allowed = torch.nn.functional.pad(allowed, (0, spare))

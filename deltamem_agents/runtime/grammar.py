@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deltamem_agents.errors import MessageError
+from deltamem_agents.runtime.schemas import property_names, strict
 
 _OPEN, _CLOSE, _THINK, _THOUGHT = "<tool_call>", "</tool_call>", "<think>", "</think>"
 
@@ -75,12 +76,32 @@ class Grammars:
         else:
             grammar = self._lark(rules, text=False)
         self._check(grammar)
-        return lambda: self._matcher(grammar)
+        reserve = self._reserve(rules)
+        return lambda: self._matcher(grammar, reserve)
 
-    def _matcher(self, grammar: str) -> Matcher:
+    def _matcher(self, grammar: str, reserve: int = 0) -> Matcher:
         from llguidance import LLMatcher
 
-        return Matcher(LLMatcher(self._wrapped, grammar, log_level=0), self._wrapped.vocab_size)
+        inner = LLMatcher(self._wrapped, grammar, log_level=0)
+        return Matcher(inner, self._wrapped.vocab_size, reserve, self._closers)
+
+    def _reserve(self, rules: Rules) -> int:
+        """Estimate the tokens that the shortest JSON of a schema takes."""
+        shapes = [tool["function"].get("parameters") for tool in rules.tools]
+        names = [list(property_names(shape)) for shape in (*shapes, rules.schema)]
+        texts = [json.dumps(dict.fromkeys(found, ""), ensure_ascii=False) for found in names]
+        sizes = [len(self._tokenizer(text)["input_ids"]) for text in texts]
+        # A few more, since names need not come in their longest tokens.
+        return 12 + max(size + 3 * len(n) for size, n in zip(sizes, names, strict=True))
+
+    @cached_property
+    def _closers(self) -> tuple[Tensor, ...]:
+        """Bool[V] masks of tokens that bring JSON to an end: closing marks, then others."""
+        tokens = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
+        kinds = (set('"}]'), set('",:[{}] \u0120\u2581'))
+        return tuple(
+            torch.tensor([bool(token) and set(token) <= kind for token in tokens]) for kind in kinds
+        )
 
     def _check(self, grammar: str) -> None:
         from llguidance import LLMatcher
@@ -102,7 +123,7 @@ class Grammars:
             function = tool["function"]
             name = json.dumps(function["name"], ensure_ascii=False)
             head = json.dumps(f'{{"name": {name}, "arguments": ', ensure_ascii=False)
-            schema = _strict(function.get("parameters") or {"type": "object", "properties": {}})
+            schema = strict(function.get("parameters") or {"type": "object", "properties": {}})
             lines.append(f"arguments_{number}: %json {schema}")
             choices.append(f'{head} arguments_{number} "}}"')
         starts = []
@@ -115,7 +136,7 @@ class Grammars:
                 more = f' ("\\n" {opening} "\\n" body "\\n" {closing})*' if rules.parallel else ""
                 starts.append(f'{opening} "\\n" body "\\n" {closing}{more}')
         if rules.schema is not None:
-            lines.append(f"content: %json {_strict(rules.schema)}")
+            lines.append(f"content: %json {strict(rules.schema)}")
             starts.append("content")
         start = f"({' | '.join(starts)})"
         if rules.thinks and not text:
@@ -138,14 +159,19 @@ class Matcher:
     Args:
         matcher: llguidance's.
         vocabulary: number of tokens.
+        reserve: with fewer tokens than this left, what was begun is brought to an end.
+        closers: Bool[V] masks of the tokens that do so, the best first.
     """
 
-    def __init__(self, matcher: Any, vocabulary: int) -> None:
+    def __init__(
+        self, matcher: Any, vocabulary: int, reserve: int = 0, closers: Sequence[Tensor] = ()
+    ) -> None:
         self._matcher, self._vocabulary = matcher, vocabulary
+        self._reserve, self._closers = reserve, closers
         self._bits = np.zeros((1, (vocabulary + 31) // 32), np.int32)
 
-    def allowed(self) -> Tensor | None:
-        """Bool[V]: which tokens may come next."""
+    def allowed(self, left: int) -> Tensor | None:
+        """Bool[V]: which tokens may come next, with this many tokens left."""
         from llguidance.numpy import fill_next_token_bitmask
 
         fill_next_token_bitmask(self._matcher, self._bits, 0)
@@ -156,16 +182,17 @@ class Matcher:
                 remedy="Simplify the schema.",
             )
         bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
-        return torch.from_numpy(bits[: self._vocabulary].astype(np.bool_))
+        allowed = torch.from_numpy(bits[: self._vocabulary].astype(np.bool_))
+        if left <= self._reserve:
+            for mask in self._closers:
+                size = min(len(mask), len(allowed))
+                if bool((closing := allowed[:size] & mask[:size]).any()):
+                    return closing
+        return allowed
 
     def accept(self, token: int) -> None:
         """Go on by a token that was allowed."""
         self._matcher.consume_token(token)
-
-    @property
-    def over(self) -> bool:
-        """Whether the grammar is at its end."""
-        return bool(self._matcher.is_accepting())
 
 
 class _AfterOpening(Matcher):
@@ -175,8 +202,8 @@ class _AfterOpening(Matcher):
         self._inner, self._opening, self._parallel = inner, opening, parallel
         self._inside = False
 
-    def allowed(self) -> Tensor | None:
-        return self._inner.allowed() if self._inside else None
+    def allowed(self, left: int) -> Tensor | None:
+        return self._inner.allowed(left) if self._inside else None
 
     def accept(self, token: int) -> None:
         if self._inside:
@@ -192,31 +219,8 @@ class _Banned(Matcher):
         self._mask = torch.ones(vocabulary, dtype=torch.bool)
         self._mask[token] = False
 
-    def allowed(self) -> Tensor | None:
+    def allowed(self, left: int) -> Tensor | None:
         return self._mask
 
     def accept(self, token: int) -> None:
         return None
-
-
-def _strict(schema: Mapping[str, Any]) -> str:
-    """A schema without free white space, so that what is generated is its canonical form."""
-    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    return json.dumps({**_closed(schema), "x-guidance": options}, ensure_ascii=False)
-
-
-def _closed(schema: Any) -> Any:
-    """The same schema, in which objects have the properties that are named and no others."""
-    if isinstance(schema, list):
-        return [_closed(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    closed: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in ("properties", "patternProperties", "$defs", "definitions"):
-            closed[key] = {name: _closed(part) for name, part in value.items()}
-        else:
-            closed[key] = value if key in ("enum", "const", "default") else _closed(value)
-    if isinstance(schema.get("properties"), Mapping):
-        closed.setdefault("additionalProperties", False)
-    return closed
