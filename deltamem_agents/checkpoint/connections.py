@@ -26,7 +26,7 @@ class Held:
 
     def drop(self) -> None:
         """Close the connection for good (never one that a fork inherited: it is the parent's)."""
-        if self.process == os.getpid():
+        if self.process == os.getpid() and self.session.raw.is_valid:
             self.session.raw.invalidate()
 
 
@@ -69,9 +69,8 @@ class Connections:
         """A connection broke: the others are asked before they are used again."""
         self.stale_before = time.monotonic()
 
-    def close(self) -> None:
-        """Close all of them."""
-        self.closed = True
+    def drop_all(self) -> None:
+        """Close those that are idle."""
         while self._idle:
             self._idle.pop().drop()
 

@@ -96,11 +96,8 @@ class Database:
         """Whether async methods run the sync engine in a thread."""
         if isinstance(self.given, AsyncEngine):
             return False
-        return (
-            self.given is not None
-            or self.memory
-            or (self.url.get_backend_name() == "sqlite" and "aiosqlite" not in self.url.drivername)
-        )
+        plain = self.url.get_backend_name() == "sqlite" and "aiosqlite" not in self.url.drivername
+        return self.given is not None or self.memory or plain
 
     def async_engine(self) -> AsyncEngine:
         """The async engine of the running event loop."""
@@ -267,7 +264,7 @@ class Database:
     # -- ends ---------------------------------------------------------------------------------
 
     def _failure(self, error: BaseException, engine: Engine) -> BaseException:
-        lost = failures.is_lost(error, engine.dialect, None)
+        lost = failures.never_made(error, engine.dialect)
         if lost:
             self.connections.suspect()
         return failures.translate(error, engine.dialect, lost=lost)
@@ -276,13 +273,16 @@ class Database:
         if self.closed:
             raise StorageError("the saver is open", remedy="Make another one.")
 
-    def close(self) -> None:
-        """Dispose our own sync engine; the async ones need `aclose`."""
-        self.closed = True
-        self.connections.close()
+    def release(self) -> None:
+        """Close our own connections that are idle; others are made when they are needed."""
+        self.connections.drop_all()
         if self._sync is not None and self._sync is not self.given:
             self._sync.dispose()
-            self._sync = None
+
+    def close(self) -> None:
+        """Dispose our own sync engine; the async ones need `aclose`."""
+        self.closed = self.connections.closed = True
+        self.release()
         if self._executor is not None:
             self._executor.shutdown(wait=True)
             self._executor = None

@@ -19,8 +19,9 @@ from deltamem_agents.errors import (
 )
 
 # Another transaction was in the way; the same one, run again, can succeed.
-_RETRY_STATES = {"40001", "40P01", "23503", "55P03"}
-_RETRY_CODES = {1205, 1213, 1451, 1452}
+# (Unique keys too: all else that may be there already is inserted without complaint.)
+_RETRY_STATES = {"40001", "40P01", "23503", "23505", "55P03"}
+_RETRY_CODES = {1020, 1062, 1205, 1213, 1451, 1452}
 _FULL_STATES = {"53100", "54023"}
 _FULL_CODES = {1021, 1114, 3675}
 _LOST_CODES = {1040, 1045, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
@@ -98,6 +99,16 @@ def is_lost(error: BaseException, dialect: Dialect, connection: object) -> bool:
         return bool(dialect.is_disconnect(error, connection, None))  # type: ignore[arg-type]
     except Exception:
         return False
+
+
+def never_made(error: BaseException, dialect: Dialect) -> bool:
+    """Whether this error of opening a connection is the server's not being there."""
+    module, source = dialect.loaded_dbapi, original(error)
+    if isinstance(source, sqlite3.Error) or isinstance(error, PoolTimeoutError):
+        return False
+    if module is not None and isinstance(source, module.OperationalError):
+        return True
+    return is_lost(error, dialect, None)
 
 
 def translate(error: BaseException, dialect: Dialect, *, lost: bool) -> BaseException:

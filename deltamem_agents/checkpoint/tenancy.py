@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 import threading
@@ -43,14 +42,22 @@ class Tenancy:
         if self.salt is None:
             with self._guard:
                 if self.salt is None:
-                    self.salt = database.run(self._opening(serde))
+                    try:
+                        self.salt = database.run(self._opening(serde))
+                    except BaseException:
+                        database.release()  # nobody closes a saver that could not be opened
+                        raise
         return self._make(serde, self.salt)
 
     async def acontext(self, serde: SerializerProtocol, database: Database) -> Context:
-        """The same from a coroutine; two of them may open at once, which does no harm."""
+        """The same from a coroutine; two of them may open at once: the later finds the tenant."""
         if self.salt is None:
-            self.salt = await database.arun(self._opening(serde))
-            await asyncio.sleep(0)
+            try:
+                self.salt = await database.arun(self._opening(serde))
+            except BaseException:
+                await database.aclose_loop()
+                database.release()
+                raise
         return self._make(serde, self.salt)
 
     def _make(self, serde: SerializerProtocol, salt: bytes) -> Context:

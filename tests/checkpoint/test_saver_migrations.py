@@ -1,0 +1,133 @@
+"""The schema: made once by whoever comes first, upgraded in steps, never somebody else's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, inspect, select, text
+
+from deltamem_agents.checkpoint import SQLAlchemySaver, migrations
+from deltamem_agents.errors import SchemaVersionError, StorageError
+from tests.checkpoint.helpers import config, put, values_of
+
+ROOT = Path(__file__).parents[2]
+START = """
+import sys
+from deltamem_agents.checkpoint import SQLAlchemySaver
+sys.stdin.readline()
+saver = SQLAlchemySaver(sys.argv[1]); saver.setup(); saver.close()
+print("done")
+"""
+
+
+def _versions(saver: SQLAlchemySaver) -> list[int]:
+    table = saver._tables.migrations
+    with saver.engine.connect() as connection:
+        return list(connection.execute(select(table.c.version).order_by(table.c.version)).scalars())
+
+
+def test_processes_that_start_at_once_make_one_schema(url: str) -> None:
+    import os
+
+    workers = [
+        subprocess.Popen([sys.executable, "-c", START, url], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, text=True, cwd=ROOT,
+                         env={**os.environ, "PYTHONPATH": str(ROOT)})
+        for _ in range(3)
+    ]
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    assert [worker.communicate(timeout=120)[0].strip() for worker in workers] == ["done"] * 3
+    with SQLAlchemySaver(url) as saver:
+        assert _versions(saver) == list(range(1, len(migrations.STEPS) + 1))
+        assert values_of(saver, put(saver, config(), {"x": 1})) == {"x": 1}
+
+
+def test_a_step_that_fails_is_run_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(connection: Any, tables: Any) -> None:
+        connection.execute(text("CREATE TABLE half_done (x INTEGER)"))
+        raise RuntimeError("power cut")
+
+    def works(connection: Any, tables: Any) -> None:
+        connection.execute(text("CREATE TABLE IF NOT EXISTS half_done (x INTEGER)"))
+
+    released = migrations.STEPS
+    with SQLAlchemySaver(url) as saver:
+        place = put(saver, config(), {"x": 1})
+    monkeypatch.setattr(migrations, "STEPS", (*released, ("later", fails)))
+    with pytest.raises(RuntimeError, match="power cut"):
+        SQLAlchemySaver(url).setup()
+    monkeypatch.setattr(migrations, "STEPS", (*released, ("later", works)))
+    with SQLAlchemySaver(url) as saver:
+        assert _versions(saver) == list(range(1, len(released) + 2))
+        assert inspect(saver.engine).has_table("half_done")
+        assert values_of(saver, place) == {"x": 1}
+    monkeypatch.setattr(migrations, "STEPS", released)
+    with pytest.raises(SchemaVersionError, match="up to version"):
+        SQLAlchemySaver(url).setup()
+
+
+def test_tables_of_another_saver_are_left_alone(url: str) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE checkpoints (thread_id INTEGER, notes TEXT)"))
+        connection.execute(text("INSERT INTO checkpoints VALUES (1, 'theirs')"))
+    with pytest.raises(SchemaVersionError, match="prefix"):
+        SQLAlchemySaver(url).setup()
+    assert not inspect(engine).has_table("blobs")
+    with SQLAlchemySaver(url, prefix="deltamem_") as saver:
+        assert values_of(saver, put(saver, config(), {"x": 1})) == {"x": 1}
+        saver.delete_thread("t")
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT notes FROM checkpoints")).all() == [("theirs",)]
+    engine.dispose()
+
+
+def test_prefixes_are_stores_of_their_own(url: str) -> None:
+    with SQLAlchemySaver(url, prefix="a_") as one, SQLAlchemySaver(url, prefix="b_") as two:
+        put(one, config(), {"x": "one"})
+        put(two, config(), {"x": "two"})
+        assert values_of(one, config()) == {"x": "one"}
+        one.delete_thread("t")
+        assert values_of(two, config()) == {"x": "two"}
+        assert two.stats().checkpoints == 1
+        two.vacuum()
+
+
+def test_a_schema_of_its_own(database: Callable[[str], str]) -> None:
+    url = database("postgresql")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA memory"))
+    with SQLAlchemySaver(url, schema="memory") as saver:
+        place = put(saver, config(), {"x": "in a schema " * 40})
+        saver.put_writes(place, [("x", 1)], "task")
+        assert values_of(saver, place) == {"x": "in a schema " * 40}
+        saver.copy_thread("t", "u")
+        saver.prune(["t"])
+        saver.vacuum()
+        saver.delete_thread("u")
+    held = inspect(engine)
+    assert "checkpoints" in held.get_table_names(schema="memory")
+    assert held.get_table_names(schema="public") == []
+    engine.dispose()
+
+
+def test_a_lost_record_of_the_steps_is_no_reason_to_overwrite(tmp_path: Any) -> None:
+    with SQLAlchemySaver(tmp_path / "a.db") as saver:
+        place = put(saver, config(), {"x": 1})
+        with saver.engine.begin() as connection:
+            connection.execute(text("DELETE FROM schema_migrations"))
+    with SQLAlchemySaver(tmp_path / "a.db") as saver:  # every step can be run again
+        assert values_of(saver, place) == {"x": 1}
+        with saver.engine.begin() as connection:
+            connection.execute(text("UPDATE schema_migrations SET version = -version"))
+    with pytest.raises(StorageError):
+        SQLAlchemySaver(tmp_path / "a.db").setup()
