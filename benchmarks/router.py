@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--facts", type=int, default=10_000)
     parser.add_argument("--tenants", type=int, default=1_000)
+    parser.add_argument("--others", type=int, default=3, help="facts of each other tenant")
     parser.add_argument("--probes", type=int, default=400)
     parser.add_argument("--url", default="")
     given = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
         ]
         for number, saver in enumerate(savers[1:]):
             with saver:
-                fill(FactStore(saver), "thread", 10, number)
+                fill(FactStore(saver), "thread", given.others, number)
         with savers[0] as saver:
             store = FactStore(saver)
             started = time.perf_counter()

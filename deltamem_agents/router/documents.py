@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.router.analyze import content
 from deltamem_agents.router.extract import extract
-from deltamem_agents.router.facts import Draft, Fact, Hit, Scope
+from deltamem_agents.router.facts import Draft, Fact, ForgetReport, Hit, Scope
 from deltamem_agents.router.keyword import bm25, words_of
 from deltamem_agents.router.messages import Heard, Message
 from deltamem_agents.router.store import FactStore
@@ -56,7 +56,9 @@ class RetrieverStore:
         self.source, self.tenant = source, tenant
         self._search_kwargs = search_kwargs
 
-    def search(self, query: str, scope: Scope, k: int = 5) -> tuple[Hit, ...]:
+    def search(
+        self, query: str, scope: Scope, k: int = 5, *, complete: bool = True
+    ) -> tuple[Hit, ...]:
         """The facts that the found documents state, and the documents themselves."""
         more = self._search_kwargs(scope) if self._search_kwargs is not None else {}
         if isinstance(self.source, VectorStore):
@@ -90,8 +92,9 @@ class RetrieverStore:
         *,
         fact_ids: Sequence[str] = (),
         message_ids: Sequence[str] = (),
-    ) -> None:
+    ) -> ForgetReport:
         """Deletes nothing: the documents are the user's."""
+        return ForgetReport((), ())
 
     def status(self) -> dict[str, Any]:
         """What it is."""

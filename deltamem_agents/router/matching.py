@@ -35,7 +35,14 @@ class Matches:
 
 
 def matching(
-    shelf: Shelf, connection: Connection, scope: Scope, terms: Sequence[str], k: int, own: bool
+    shelf: Shelf,
+    connection: Connection,
+    scope: Scope,
+    terms: Sequence[str],
+    k: int,
+    *,
+    own: bool,
+    complete: bool,
 ) -> Matches:
     """The facts of this branch that hold the terms, by their words.
 
@@ -49,6 +56,7 @@ def matching(
         terms: the question's words.
         k: how many are wanted.
         own: the question may be about the user.
+        complete: fill up to k with facts that hold some of the words.
     """
     if shelf.encrypted:
         return _matching_sealed(shelf, connection, scope, terms)
@@ -64,7 +72,8 @@ def matching(
                 *candidates(connection, shelf.tables, scope.key, mine, limit, every=True),
             ]
     found = _matches(shelf, connection, scope, words, rows, {})
-    while not found.active and words:
+    wanted = k if complete else 1
+    while len(found.active) < wanted and words:
         known = counts(connection, shelf.tables, scope.key, words)
         rare = [word for word in words if known[word] <= COMMON]
         rows = candidates(connection, shelf.tables, scope.key, rare or words, limit)

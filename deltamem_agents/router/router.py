@@ -63,7 +63,7 @@ class HybridRouter(Runnable[Question, Decision]):
             )
 
     def _probe(self, query: str, scope: Scope) -> Decision:
-        hits = self.store.search(query, scope, DEEPER * self.k)
+        hits = self.store.search(query, scope, DEEPER * self.k, complete=False)
         best = max((round(hit.keyword, 6) for hit in hits), default=0.0)
         # Among facts that hold as many of the question's words, subject and attribute decide.
         ordered = sorted(

@@ -19,7 +19,14 @@ DEPTH = 8  # a ranking is read to k times this depth before the two are fused
 
 
 def search(
-    engine: Engine, shelf: Shelf, vectors: VectorIndex | None, query: str, scope: Scope, k: int
+    engine: Engine,
+    shelf: Shelf,
+    vectors: VectorIndex | None,
+    query: str,
+    scope: Scope,
+    k: int,
+    *,
+    complete: bool = True,
 ) -> tuple[Hit, ...]:
     """The k best facts for a query.
 
@@ -30,8 +37,9 @@ def search(
         query: a question or words.
         scope: whose, and which branch.
         k: at most that many.
+        complete: fill up with facts that hold some of the words where fewer than k hold all.
     """
-    hits = read(engine, lambda c: _by_keyword(c, shelf, query, scope, k))
+    hits = read(engine, lambda c: _by_keyword(c, shelf, query, scope, k, complete))
     if vectors is None:
         return tuple(found.hit() for found in hits[:k])
     cosines = vectors.search(query, scope)
@@ -59,9 +67,11 @@ class _Found:
 
 
 def _by_keyword(
-    connection: Connection, shelf: Shelf, query: str, scope: Scope, k: int
+    connection: Connection, shelf: Shelf, query: str, scope: Scope, k: int, complete: bool
 ) -> list[_Found]:
-    found = matching(shelf, connection, scope, content(query), k, names_self(query))
+    found = matching(
+        shelf, connection, scope, content(query), k, own=names_self(query), complete=complete
+    )
     if not found.active:
         return []
     scores = bm25(found.terms, found.words, shelf.count(connection, scope), found.counted)

@@ -217,16 +217,21 @@ class FactStore:
 
     # ------------------------------------------------------------------ reading
 
-    def search(self, query: str, scope: Scope, k: int = 5) -> tuple[Hit, ...]:
+    def search(
+        self, query: str, scope: Scope, k: int = 5, *, complete: bool = True
+    ) -> tuple[Hit, ...]:
         """Finds active facts of this branch, best first.
 
         Args:
             query: a question or words.
             scope: whose.
             k: at most that many.
+            complete: where fewer than k facts hold all of the words, fill up with facts that hold
+                some. A router that looks for one fact does without, which is faster.
         """
         self._own(scope)
-        return search(self.engine, self.shelf, self.vectors, query, scope, k)
+        found = self.engine, self.shelf, self.vectors
+        return search(*found, query, scope, k, complete=complete)
 
     def facts(self, scope: Scope, *, closed: bool = False, limit: int = 1000) -> tuple[Fact, ...]:
         """Lists the facts of this branch, oldest first.

@@ -10,6 +10,7 @@ import json
 import random
 import string
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -187,7 +188,7 @@ class RouterWorld:
             return str(draw.choice(lists[kind]))
         if kind == "person":
             return str(draw.choice(self.words["names"]))
-        makers = {
+        makers: dict[str, Callable[[], str]] = {
             "id": lambda: f"{''.join(draw.choices(capital, k=3))}-{draw.randint(1000, 99999)}",
             "flight": lambda: f"{''.join(draw.choices(capital, k=2))}{draw.randint(100, 9999)}",
             "email": lambda: f"{self._word()}.{self._word()}@{self._word()}.example",

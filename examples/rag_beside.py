@@ -1,0 +1,46 @@
+"""δ-mem beside a RAG that is already there: the router asks your own retriever or vector store.
+
+Run it: python examples/rag_beside.py
+"""
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+
+from deltamem_agents.router import HybridRouter
+
+RUNBOOK = [
+    Document("The search service's port is 9200. Restart it on Sundays.", id="runbook-1"),
+    Document("The login service's port is 9300. Its owner is Marta.", id="runbook-2"),
+    Document("Bread is baked at night.", id="bakery"),
+]
+
+
+class YourRetriever(BaseRetriever):
+    """Stands for whatever you retrieve with today."""
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        words = set(query.lower().replace("?", "").replace("'s", "").split())
+        return [d for d in RUNBOOK if words & set(d.page_content.lower().split())]
+
+
+def main() -> dict[str, str]:
+    router = HybridRouter(YourRetriever())  # in an agent: DeltaMemMiddleware(router=router)
+    scope = router.store.branch("alice")
+    answers: dict[str, str] = {}
+    for question in (
+        "What is the login service's port?",
+        "What is the audit service's port?",
+        "How was your day?",
+    ):
+        decision = router.probe(question, scope)
+        answered = str(router.answer(decision)) if decision.route == "exact" else "-"
+        answers[question] = answered
+        print(f"{question:40} {decision.route:8} {answered}")
+    return answers
+
+
+if __name__ == "__main__":
+    main()
