@@ -39,8 +39,10 @@ MATRICES = [RANDOM.standard_normal((36, 8, 8)).astype("float32") for _ in range(
 def state(step: int) -> dict[str, Any]:
     return {
         "step": step,
-        "messages": [{"role": "user", "content": f"hello {step}" * 6},
-                     {"role": "ai", "content": f"answer {step}" * 8}],
+        "messages": [
+            {"role": "user", "content": f"hello {step}" * 6},
+            {"role": "ai", "content": f"answer {step}" * 8},
+        ],
         "mem": MATRICES[step % 64],
     }
 
@@ -88,7 +90,8 @@ class Sync:
         start = time.perf_counter()
         for step in range(count):
             self.saver.put_writes(
-                self.last, [("mem", MATRICES[step % 64]), ("step", step)], f"task{step}", "~n")
+                self.last, [("mem", MATRICES[step % 64]), ("step", step)], f"task{step}", "~n"
+            )
         elapsed = time.perf_counter() - start
         self.put(2)
         return count / elapsed
@@ -147,11 +150,13 @@ def compare(title: str, ours: Any, theirs: Any, methods: dict[str, int], rounds:
     for method, count in methods.items():
         best = {ours: 0.0, theirs: 0.0}
         for turn in range(rounds):
-            for contestant in ((ours, theirs) if turn % 2 else (theirs, ours)):
+            for contestant in (ours, theirs) if turn % 2 else (theirs, ours):
                 best[contestant] = max(best[contestant], getattr(contestant, method)(count))
         ratio = best[ours] / best[theirs]
-        print(f"| {title} | {method} | {best[ours]:.0f} | {best[theirs]:.0f} | {ratio:.2f} |",
-              flush=True)
+        print(
+            f"| {title} | {method} | {best[ours]:.0f} | {best[theirs]:.0f} | {ratio:.2f} |",
+            flush=True,
+        )
 
 
 @contextmanager
@@ -182,15 +187,24 @@ def sqlite_rates(folder: Path, puts: int, rounds: int) -> None:
         theirs.setup()
         connection.execute(f"PRAGMA synchronous={level}")
         with SQLAlchemySaver(f"sqlite:///{folder}/ours{level}.db", synchronous=level) as ours:
-            compare(f"SQLite {level}", Sync("ours", ours), Sync("theirs", theirs),
-                    {"put": puts, "put_writes": puts, "get": 4 * puts, "threads": puts}, rounds)
+            compare(
+                f"SQLite {level}",
+                Sync("ours", ours),
+                Sync("theirs", theirs),
+                {"put": puts, "put_writes": puts, "get": 4 * puts, "threads": puts},
+                rounds,
+            )
         connection.close()
     with asyncio.Runner() as runner:
         made = AsyncSqliteSaver.from_conn_string(str(folder / "theirs_async.db"))
         ours = SQLAlchemySaver(f"sqlite:///{folder}/ours_async.db")
-        compare("SQLite FULL, async", Async("ours", ours, runner),
-                Async("theirs", runner.run(made.__aenter__()), runner),
-                {"put": puts, "get": 2 * puts}, rounds)
+        compare(
+            "SQLite FULL, async",
+            Async("ours", ours, runner),
+            Async("theirs", runner.run(made.__aenter__()), runner),
+            {"put": puts, "get": 2 * puts},
+            rounds,
+        )
         runner.run(made.__aexit__(None, None, None))
         runner.run(ours.aclose())
 
@@ -203,13 +217,23 @@ def postgres_rates(puts: int, rounds: int) -> None:
     with postgres() as mine, postgres() as other, SQLAlchemySaver(mine) as ours:
         with PostgresSaver.from_conn_string(plain(other)) as theirs:
             theirs.setup()
-            compare("PostgreSQL, 1 connection", Sync("ours", ours), Sync("theirs", theirs),
-                    {"put": puts, "put_writes": puts, "get": puts}, rounds)
+            compare(
+                "PostgreSQL, 1 connection",
+                Sync("ours", ours),
+                Sync("theirs", theirs),
+                {"put": puts, "put_writes": puts, "get": puts},
+                rounds,
+            )
         options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
         with ConnectionPool(plain(other), min_size=8, max_size=8, kwargs=options) as pool:
             theirs = PostgresSaver(pool)
-            compare("PostgreSQL, pool of 8, 8 threads", Sync("ours", ours), Sync("theirs", theirs),
-                    {"threads": puts}, rounds)
+            compare(
+                "PostgreSQL, pool of 8, 8 threads",
+                Sync("ours", ours),
+                Sync("theirs", theirs),
+                {"threads": puts},
+                rounds,
+            )
 
 
 class GraphState(TypedDict):
@@ -240,9 +264,12 @@ def postgres_bytes(url: str) -> int:
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text("VACUUM ANALYZE"))
-        size = connection.scalar(text(
-            "SELECT sum(pg_total_relation_size(oid)) FROM pg_class "
-            "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"))
+        size = connection.scalar(
+            text(
+                "SELECT sum(pg_total_relation_size(oid)) FROM pg_class "
+                "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+            )
+        )
     engine.dispose()
     return int(size)
 
@@ -264,14 +291,18 @@ def bytes_per_invoke(folder: Path, invokes: int) -> None:
         mine = grown(ours, lambda: file_bytes(ours_path), invokes)
     with SqliteSaver.from_conn_string(str(theirs_path)) as theirs:
         their = grown(theirs, lambda: file_bytes(theirs_path), invokes)
-    print(f"| SQLite | bytes an invoke | {mine:.0f} | {their:.0f} | {mine / their:.2f} |", flush=True)
+    print(
+        f"| SQLite | bytes an invoke | {mine:.0f} | {their:.0f} | {mine / their:.2f} |", flush=True
+    )
     with postgres() as first, postgres() as second, SQLAlchemySaver(first) as ours:
         mine = grown(ours, lambda: postgres_bytes(first), invokes)
         with PostgresSaver.from_conn_string(plain(second)) as theirs:
             theirs.setup()
             their = grown(theirs, lambda: postgres_bytes(second), invokes)
-    print(f"| PostgreSQL | bytes an invoke | {mine:.0f} | {their:.0f} | {mine / their:.2f} |",
-          flush=True)
+    print(
+        f"| PostgreSQL | bytes an invoke | {mine:.0f} | {their:.0f} | {mine / their:.2f} |",
+        flush=True,
+    )
 
 
 def listing(url: str, title: str, large: int) -> None:
@@ -285,13 +316,16 @@ def listing(url: str, title: str, large: int) -> None:
                 place = saver.put(place, checkpoint, metadata(step), versions)
         best = {"small": 9.0, "large": 9.0}
         for _ in range(30):
-            for thread in best:
+            for thread in tuple(best):
                 start = time.perf_counter()
                 assert len(list(saver.list(config(thread), limit=10))) == 10
                 best[thread] = min(best[thread], time.perf_counter() - start)
     small, big = best["small"] * 1e3, best["large"] * 1e3
-    print(f"| {title} | list 10 of {large} / of 100, ms | {big:.2f} | {small:.2f} "
-          f"| {big / small:.2f} |", flush=True)
+    print(
+        f"| {title} | list 10 of {large} / of 100, ms | {big:.2f} | {small:.2f} "
+        f"| {big / small:.2f} |",
+        flush=True,
+    )
 
 
 def main() -> None:

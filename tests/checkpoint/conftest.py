@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, create_engine, func, inspect, make_url, select, text
+
+from deltamem_agents.checkpoint.fact_tables import fact_tables
+from deltamem_agents.checkpoint.migrations import STEPS
+from deltamem_agents.checkpoint.tables import Tables
 
 BACKENDS = ("sqlite", "postgresql", "mariadb")
 _SERVERS = {
     "postgresql": ("DELTAMEM_TEST_POSTGRES_URL", "postgresql+psycopg://root@127.0.0.1/test"),
     "mariadb": ("DELTAMEM_TEST_MARIADB_URL", "mariadb+pymysql://root@127.0.0.1/test"),
 }
+_KEPT: dict[str, list[URL]] = {}  # databases of the servers, empty, to be used again
 _REACHED: dict[str, str] = {}  # backend -> why it does not answer, or ""
 
 
@@ -44,24 +49,74 @@ def require(backend: str) -> None:
         pytest.skip(message)
 
 
-def make_database(backend: str, folder: Path) -> tuple[str, Callable[[], None]]:
-    """A new database; its URL, and what drops it."""
-    require(backend)
-    name = "dm_" + uuid.uuid4().hex[:12]
-    if backend == "sqlite":
-        return f"sqlite:///{folder / name}.db", lambda: None
-    server = server_url(backend)
+def _execute(server: URL, statement: str) -> None:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
 
-    def execute(statement: str) -> None:
-        engine = create_engine(server, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.execute(text(statement))
+
+def _new(backend: str) -> URL:
+    server = server_url(backend)
+    name = "dm_" + uuid.uuid4().hex[:12]
+    _execute(server, f"CREATE DATABASE {name}")
+    return server.set(database=name)
+
+
+def _drop(url: URL) -> None:
+    backend = url.get_backend_name()
+    force = " WITH (FORCE)" if backend == "postgresql" else ""
+    _execute(server_url(backend), f"DROP DATABASE {url.database}{force}")
+
+
+def _emptied(url: URL) -> bool:
+    """Empty a database that has our tables as they were made, and only these; else say so."""
+    engine = create_engine(url)
+    metadata = [Tables().metadata, fact_tables().metadata]
+    tables = [table for entry in metadata for table in reversed(entry.sorted_tables)]
+    try:
+        with engine.begin() as connection:
+            if set(inspect(connection).get_table_names()) != {table.name for table in tables}:
+                return False
+            steps = Tables().migrations
+            count = connection.scalar(select(func.count()).select_from(steps))
+            for table in tables:
+                if table.name != steps.name:
+                    connection.execute(table.delete())
+            return count == len(STEPS)
+    finally:
         engine.dispose()
 
-    execute(f"CREATE DATABASE {name}")
-    force = " WITH (FORCE)" if backend == "postgresql" else ""
-    url = server.set(database=name).render_as_string(hide_password=False)
-    return url, lambda: execute(f"DROP DATABASE {name}{force}")
+
+def make_database(
+    backend: str, folder: Path, *, fresh: bool = False
+) -> tuple[str, Callable[[], None]]:
+    """An empty database; its URL, and what gives it back.
+
+    Servers take long to make one: those that were left as they should be are used again, unless
+    it is to be `fresh` (without our tables too).
+    """
+    require(backend)
+    if backend == "sqlite":
+        return f"sqlite:///{folder / ('dm_' + uuid.uuid4().hex[:12])}.db", lambda: None
+    kept = _KEPT.setdefault(backend, [])
+    url = kept.pop() if kept and not fresh else _new(backend)
+
+    def give_back() -> None:
+        if _emptied(url):
+            kept.append(url)
+        else:
+            _drop(url)
+
+    return url.render_as_string(hide_password=False), give_back
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drop_kept_databases() -> Iterator[None]:
+    yield
+    for urls in _KEPT.values():
+        while urls:
+            _drop(urls.pop())
 
 
 @pytest.fixture(params=BACKENDS)
@@ -79,15 +134,23 @@ def url(backend: str, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+def database(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Makes as many empty databases as a test wants."""
     drops = []
 
-    def make(backend: str) -> str:
-        made, drop = make_database(backend, tmp_path)
+    def make(backend: str, fresh: bool = False) -> str:
+        made, drop = make_database(backend, tmp_path, fresh=fresh)
         drops.append(drop)
         return made
 
     yield make
     for drop in drops:
         drop()
+
+
+@pytest.fixture
+def fresh_url(backend: str, tmp_path: Path) -> Iterator[str]:
+    """A database without any table."""
+    made, drop = make_database(backend, tmp_path, fresh=True)
+    yield made
+    drop()

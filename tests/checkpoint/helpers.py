@@ -31,8 +31,12 @@ def checkpoint(values: dict[str, Any], versions: dict[str, Any] | None = None) -
 
 
 def put(
-    saver: SQLAlchemySaver, place: Any, values: dict[str, Any],
-    versions: dict[str, Any] | None = None, new: dict[str, Any] | None = None, **metadata: Any,
+    saver: SQLAlchemySaver,
+    place: Any,
+    values: dict[str, Any],
+    versions: dict[str, Any] | None = None,
+    new: dict[str, Any] | None = None,
+    **metadata: Any,
 ) -> Any:
     """Store a checkpoint; all channels are new unless `new` says which."""
     made = checkpoint(values, versions)

@@ -27,7 +27,9 @@ class SyncAdapter(BaseCheckpointSaver[str]):
     async def aput(self, *parts: Any) -> Any:
         return self.saver.put(*parts)
 
-    async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+    async def aput_writes(
+        self, config: Any, writes: Any, task_id: str, task_path: str = ""
+    ) -> None:
         self.saver.put_writes(config, writes, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:

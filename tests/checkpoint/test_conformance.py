@@ -22,8 +22,14 @@ CASES = [
 SYNC_CASES = [case for case in CASES if case[2] in ("sqlite3", "psycopg", "pymysql")]
 ASYNC_CASES = [case for case in CASES if case[2] != "pymysql"]
 COUNTS = {
-    "put": 17, "put_writes": 10, "get_tuple": 10, "list": 16, "delete_thread": 5,
-    "delete_for_runs": 7, "copy_thread": 8, "prune": 8,
+    "put": 17,
+    "put_writes": 10,
+    "get_tuple": 10,
+    "list": 16,
+    "delete_thread": 5,
+    "delete_for_runs": 7,
+    "copy_thread": 8,
+    "prune": 8,
 }
 
 
@@ -36,23 +42,29 @@ async def _run(name: str, open_saver: Callable[[], Any]) -> None:
     report = await validate(factory)
     table = {group: result.tests_passed for group, result in report.results.items()}
     print(f"\nconformance {name}: {sum(table.values())} passed {table}")
-    failures = {group: result.failures for group, result in report.results.items()
-                if result.failures or not result.passed}
+    failures = {
+        group: result.failures
+        for group, result in report.results.items()
+        if result.failures or not result.passed
+    }
     assert not failures
     assert table == COUNTS
 
 
-@pytest.mark.parametrize(("backend_name", "driver", "label"), ASYNC_CASES, ids=[c[2] for c in ASYNC_CASES])
+@pytest.mark.parametrize(
+    ("backend_name", "driver", "label"), ASYNC_CASES, ids=[c[2] for c in ASYNC_CASES]
+)
 async def test_conformance_of_the_async_methods(
     database: Callable[[str], str], backend_name: str, driver: str, label: str
 ) -> None:
     url = database(backend_name)
-    url = driver + url[url.index("://"):]
+    url = driver + url[url.index("://") :]
     await _run(f"{label} async", lambda: SQLAlchemySaver(url))
 
 
 @pytest.mark.parametrize(
-    ("backend_name", "driver", "label"), SYNC_CASES, ids=[c[2] for c in SYNC_CASES])
+    ("backend_name", "driver", "label"), SYNC_CASES, ids=[c[2] for c in SYNC_CASES]
+)
 async def test_conformance_of_the_sync_methods(
     database: Callable[[str], str], backend_name: str, driver: str, label: str
 ) -> None:

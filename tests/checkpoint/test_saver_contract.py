@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -86,8 +87,12 @@ def test_writes_come_back_by_path_task_and_index(url: str) -> None:
         found = saver.get_tuple(place)
         assert found is not None
         assert found.pending_writes == [
-            ("task-m", "d", 4), ("task-b", "e", 5), ("task-z", "b", 1), ("task-z", "a", 2),
-            ("task-a", "c", 3)]
+            ("task-m", "d", 4),
+            ("task-b", "e", 5),
+            ("task-z", "b", 1),
+            ("task-z", "a", 2),
+            ("task-a", "c", 3),
+        ]
 
 
 def test_writes_are_kept_once_special_ones_replaced(url: str) -> None:
@@ -116,14 +121,17 @@ async def test_sync_and_async_methods_see_one_store(url: str) -> None:
     async with SQLAlchemySaver(url) as saver:
         place = await asyncio.to_thread(put, saver, config(), {"x": 1, "m": memory()})
         found = await saver.aget_tuple(place)
-        assert found is not None and found.checkpoint["channel_values"]["m"] == memory()
+        assert found is not None
+        assert found.checkpoint["channel_values"]["m"] == memory()
         made = checkpoint({"x": 2, "m": memory()}, {"x": "2", "m": "1"})
         below = await saver.aput(place, made, {"source": "loop", "step": 1}, {"x": "2"})
         await saver.aput_writes(below, [("x", 3)], "task")
         assert values_of(saver, below) == {"x": 2, "m": memory()}
         assert [entry.config async for entry in saver.alist(config())] == [below, place]
         assert [entry.checkpoint_id for entry in await saver.amemories("t")] == [
-            place["configurable"]["checkpoint_id"], below["configurable"]["checkpoint_id"]]
+            place["configurable"]["checkpoint_id"],
+            below["configurable"]["checkpoint_id"],
+        ]
         assert await saver.amemory_at(config()) == memory()
 
 
@@ -148,8 +156,10 @@ def test_shallow_copy_and_allow_list(url: str) -> None:
         clone = copy.copy(saver)
         assert values_of(clone, place) == {"x": 1}
         wider = saver.with_allowlist([("tests.checkpoint.helpers", "Thing")])
-        assert wider is not saver and isinstance(wider, SQLAlchemySaver)
-        assert wider.engine is saver.engine and wider.tenant == saver.tenant
+        assert wider is not saver
+        assert isinstance(wider, SQLAlchemySaver)
+        assert wider.engine is saver.engine
+        assert wider.tenant == saver.tenant
         assert wider.serde is not saver.serde
         assert values_of(wider, place) == {"x": 1}
         below = put(wider, place, {"x": 2})
@@ -215,12 +225,16 @@ def test_a_given_engine_is_used_and_never_disposed(url: str) -> None:
 
 async def _reads(saver: SQLAlchemySaver, place: Any) -> None:
     found = await saver.aget_tuple(place)
-    assert found is not None and found.checkpoint["channel_values"] == {"x": 1}
+    assert found is not None
+    assert found.checkpoint["channel_values"] == {"x": 1}
 
 
 async def test_a_given_async_engine_is_never_disposed(url: str) -> None:
-    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql+psycopg": "postgresql+psycopg",
-               "mariadb+pymysql": "mariadb+asyncmy"}
+    drivers = {
+        "sqlite": "sqlite+aiosqlite",
+        "postgresql+psycopg": "postgresql+psycopg",
+        "mariadb+pymysql": "mariadb+asyncmy",
+    }
     name, rest = url.split("://", 1)
     engine = create_async_engine(f"{drivers[name]}://{rest}")
     async with SQLAlchemySaver(engine) as saver:
@@ -248,7 +262,8 @@ def test_fencing_refuses_the_stale_writer_and_keeps_everything(url: str) -> None
         assert [entry.config for entry in first.list(config())] == [newest, place]
         assert values_of(first, place) == {"x": 1}
         found = first.get_tuple(place)
-        assert found is not None and "deltamem_fence" not in found.metadata
+        assert found is not None
+        assert "deltamem_fence" not in found.metadata
         put(first, place, {"x": "unfenced writers are not stopped"})
 
 
@@ -278,11 +293,12 @@ def test_arguments_that_make_no_sense(tmp_path: Any) -> None:
         saver.copy_thread("t", "t")
     with pytest.raises(ThreadHistoryError):
         saver.copy_thread("nobody", "t")
+    pickling = SQLAlchemySaver(
+        tmp_path / "b.db", serde=JsonPlusSerializer(pickle_fallback=True)
+    )
     with pytest.raises(SerializationError, match="pickle"):
-        from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-
-        put(SQLAlchemySaver(tmp_path / "b.db", serde=JsonPlusSerializer(pickle_fallback=True)),
-            config(), {"x": 1})
+        put(pickling, config(), {"x": 1})
+    pickling.close()
     saver.close()
     with pytest.raises(StorageError, match="is open"):
         saver.get_tuple(config())
@@ -308,7 +324,8 @@ def test_copied_threads_share_contents_and_then_part(url: str) -> None:
         assert saver.memory_at(config("b")) == memory(3)
         assert len(saver.memories("b")) == 1
         copied = saver.get_tuple(config("b"))
-        assert copied is not None and copied.pending_writes == [("task", "x", "pending " * 100)]
+        assert copied is not None
+        assert copied.pending_writes == [("task", "x", "pending " * 100)]
         saver.delete_thread("a")
         assert values_of(saver, config("b")) == {"x": "long " * 200, "m": memory(3)}
         saver.delete_thread("b")
@@ -341,8 +358,9 @@ def test_the_newest_ten_are_found_by_index(url: str) -> None:
         for step in range(30):
             place = put(saver, place, {"x": step}, step=step)
         assert [entry.metadata["step"] for entry in saver.list(config(), limit=10)] == [
-            *range(29, 19, -1)]
-        bound = list(saver.list(config(), limit=1, before=place))[0]
+            *range(29, 19, -1)
+        ]
+        bound = next(iter(saver.list(config(), limit=1, before=place)))
         assert bound.metadata["step"] == 28
         assert list(saver.list(config(), limit=0)) == []
         assert len(list(saver.list(place))) == 1
@@ -357,7 +375,8 @@ def test_our_history_equals_the_base_class_on_a_plain_channel(url: str) -> None:
             place = put(saver, place, {"other": step} if step != 2 else {"other": 9, "seed": [7]})
         ours = saver.get_delta_channel_history(config=place, channels=["seed", "other", "none"])
         base = BaseCheckpointSaver.get_delta_channel_history(
-            saver, config=place, channels=["seed", "other", "none"])
+            saver, config=place, channels=["seed", "other", "none"]
+        )
         assert dict(ours) == dict(base)
         assert ours["seed"]["seed"] == [7]
         assert [write[2] for write in ours["seed"]["writes"]] == [13, 3, 14, 4]
@@ -365,8 +384,7 @@ def test_our_history_equals_the_base_class_on_a_plain_channel(url: str) -> None:
 
 
 async def _same_history(saver: SQLAlchemySaver, place: Any, expected: Any) -> None:
-    found = await saver.aget_delta_channel_history(
-        config=place, channels=["seed", "other", "none"])
+    found = await saver.aget_delta_channel_history(config=place, channels=["seed", "other", "none"])
     assert dict(found) == expected
     await saver.aclose_loop()
 
@@ -377,7 +395,8 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Any) -> None:
         put(saver, config(), {"x": 1})
         with saver.engine.begin() as connection:
             connection.exec_driver_sql(
-                "INSERT INTO schema_migrations (version, name, applied) VALUES (99, 'later', 0)")
+                "INSERT INTO schema_migrations (version, name, applied) VALUES (99, 'later', 0)"
+            )
     with pytest.raises(SchemaVersionError, match="version"):
         SQLAlchemySaver(path).setup()
 
@@ -388,13 +407,15 @@ def test_the_in_memory_saver_and_ours_agree_on_a_listing(url: str) -> None:
             place = config("same")
             for step in range(4):
                 made = checkpoint({"x": step})
-                place = one.put(place, made, {"source": "loop", "step": step, "parents": {}},
-                                {"x": "1"})
+                place = one.put(
+                    place, made, {"source": "loop", "step": step, "parents": {}}, {"x": "1"}
+                )
         steps = [entry.metadata["step"] for entry in saver.list(config("same"))]
         assert steps == [3, 2, 1, 0]
         found = list(saver.list(config("same")))
         assert [entry.parent_config for entry in found[:-1]] == [
-            entry.config for entry in found[1:]]
+            entry.config for entry in found[1:]
+        ]
         assert found[-1].parent_config is None
 
 

@@ -49,7 +49,8 @@ async def test_aput_inside_an_async_listing_does_not_deadlock(url: str) -> None:
         place: Any = config()
         for step in range(60):
             place = await saver.aput(
-                place, checkpoint({"x": step}), {"source": "loop", "step": step}, {"x": "1"})
+                place, checkpoint({"x": step}), {"source": "loop", "step": step}, {"x": "1"}
+            )
 
         async def work() -> int:
             seen = 0
@@ -74,9 +75,15 @@ def test_an_open_listing_blocks_no_other_thread(url: str) -> None:
 
 def test_nul_surrogates_and_strange_numbers_round_trip(url: str) -> None:
     values = {
-        "nul": "a\x00b", "lone": "x\ud800y", "pair": "🙂", "nan": math.nan, "inf": [math.inf],
-        "ninf": -math.inf, "nested": {"k\udfff": ["?", "deep \ud83d", ("t", "\x00")]},
-        "question": "is this plain?", "big": 2**63 - 1,
+        "nul": "a\x00b",
+        "lone": "x\ud800y",
+        "pair": "🙂",
+        "nan": math.nan,
+        "inf": [math.inf],
+        "ninf": -math.inf,
+        "nested": {"k\udfff": ["?", "deep \ud83d", ("t", "\x00")]},
+        "question": "is this plain?",
+        "big": 2**63 - 1,
     }
     with SQLAlchemySaver(url) as saver:
         place = put(saver, config(), values)
@@ -144,7 +151,8 @@ def test_a_deletion_that_fails_half_way_changes_nothing(url: str) -> None:
         assert (after.checkpoints, after.writes, after.blobs) == (1, 1, 1)
         assert before.checkpoints == 1
         found = saver.get_tuple(place)
-        assert found is not None and found.pending_writes == [("task", "x", 1)]
+        assert found is not None
+        assert found.pending_writes == [("task", "x", 1)]
         with saver.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO fact_tombstones")
         saver.delete_thread("t")
@@ -167,8 +175,13 @@ def test_a_constant_channel_is_stored_once(tmp_path: Any) -> None:
     with SQLAlchemySaver(path) as saver:
         place = put(saver, config(), {"big": constant, "step": 0}, {"big": 1, "step": 0})
         for step in range(1, 200):
-            place = put(saver, place, {"big": constant, "step": step},
-                        {"big": 1, "step": step}, {"step": step})
+            place = put(
+                saver,
+                place,
+                {"big": constant, "step": step},
+                {"big": 1, "step": step},
+                {"step": step},
+            )
         assert saver.stats().blobs == 1
         assert values_of(saver, place) == {"big": constant, "step": 199}
     assert path.stat().st_size < 400_000  # SqliteSaver: 1.89 MB
@@ -202,9 +215,12 @@ def test_types_off_the_allow_list_are_never_built(url: str) -> None:
     Payload.made = 0
     sealed = ormsgpack.packb(
         Payload.__new__(Payload),
-        default=lambda _: ormsgpack.Ext(0, ormsgpack.packb((__name__, "Payload", 7))))
-    assert JsonPlusSerializer(allowed_msgpack_modules=True).loads_typed(
-        ("msgpack", sealed)) is not None
+        default=lambda _: ormsgpack.Ext(0, ormsgpack.packb((__name__, "Payload", 7))),
+    )
+    assert (
+        JsonPlusSerializer(allowed_msgpack_modules=True).loads_typed(("msgpack", sealed))
+        is not None
+    )
     assert Payload.made == 1  # so the bytes are live ammunition
     with SQLAlchemySaver(url) as saver:
         place = put(saver, config(), {"x": 1})

@@ -41,8 +41,10 @@ def _graph(saver: Any) -> Any:
 def _run(saver: Any, turns: int, thread: str = "t", first: int = 0) -> Any:
     graph = _graph(saver)
     for turn in range(first, first + turns):
-        graph.invoke({"turn": turn, "log": [f"in{turn}"]}, {
-            **config(thread), "metadata": {"run_id": f"run{turn}"}})
+        graph.invoke(
+            {"turn": turn, "log": [f"in{turn}"]},
+            {**config(thread), "metadata": {"run_id": f"run{turn}"}},
+        )
     return graph
 
 
@@ -52,16 +54,20 @@ def _log(graph: Any, thread: str = "t") -> list[str]:
 
 
 def _expected(turns: int) -> list[str]:
-    return [word for turn in range(turns)
-            for word in (f"in{turn}", f"one{turn}", f"two{turn}", f"join{turn}")]
+    return [
+        word
+        for turn in range(turns)
+        for word in (f"in{turn}", f"one{turn}", f"two{turn}", f"join{turn}")
+    ]
 
 
 def test_the_channel_is_the_same_as_in_memory(url: str) -> None:
     with SQLAlchemySaver(url) as saver:
         ours, theirs = _run(saver, 4), _run(InMemorySaver(), 4)
         assert _log(ours) == _log(theirs) == _expected(4)
-        for one, two in zip(ours.get_state_history(config()), theirs.get_state_history(config()),
-                            strict=True):
+        for one, two in zip(
+            ours.get_state_history(config()), theirs.get_state_history(config()), strict=True
+        ):
             assert one.values == two.values
 
 
@@ -70,8 +76,11 @@ REMOVALS: dict[str, Callable[[SQLAlchemySaver], None]] = {
     "retain": lambda saver: saver.retain(keep_last=2) and None,  # type: ignore[func-returns-value]
     "runs": lambda saver: saver.delete_for_runs(["run0", "run1", "run2"]),
     "copy": lambda saver: [  # type: ignore[func-returns-value]
-        saver.copy_thread("t", "u"), saver.delete_thread("t"), saver.copy_thread("u", "t"),
-        saver.delete_thread("u")][0],
+        saver.copy_thread("t", "u"),
+        saver.delete_thread("t"),
+        saver.copy_thread("u", "t"),
+        saver.delete_thread("u"),
+    ][0],
 }
 
 
@@ -105,8 +114,7 @@ def test_the_chain_is_not_cut_on_any_database(url: str) -> None:
         assert saver.stats().hidden > 0
         hidden = saver._tables.checkpoints
         with saver.engine.connect() as connection:
-            rows = connection.execute(
-                hidden.select().where(hidden.c.hidden == 1)).all()
+            rows = connection.execute(hidden.select().where(hidden.c.hidden == 1)).all()
         for row in rows:
             assert saver.get_tuple(config("t", row.checkpoint_id)) is None
 

@@ -18,8 +18,13 @@ KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 
 
 def _fill(saver: SQLAlchemySaver) -> Any:
-    place = put(saver, config(), {"s": "canary short", "l": "canary long " * 99, "m": memory(4)},
-                note="canary note", run_id="canary run")
+    place = put(
+        saver,
+        config(),
+        {"s": "canary short", "l": "canary long " * 99, "m": memory(4)},
+        note="canary note",
+        run_id="canary run",
+    )
     saver.put_writes(place, [("s", "canary write"), ("l", "canary long " * 99)], "task")
     return place
 
@@ -36,12 +41,17 @@ def _cells(saver: SQLAlchemySaver) -> list[bytes]:
 
 def _check(saver: SQLAlchemySaver, place: Any) -> None:
     assert values_of(saver, place) == {
-        "s": "canary short", "l": "canary long " * 99, "m": memory(4)}
+        "s": "canary short",
+        "l": "canary long " * 99,
+        "m": memory(4),
+    }
     found = saver.get_tuple(place)
     assert found is not None
     assert found.metadata["note"] == "canary note"  # type: ignore[typeddict-item]
     assert found.pending_writes == [
-        ("task", "s", "canary write"), ("task", "l", "canary long " * 99)]
+        ("task", "s", "canary write"),
+        ("task", "l", "canary long " * 99),
+    ]
     assert saver.memory_at(place) == memory(4)
     assert len(list(saver.list(None, filter={"note": "canary note"}))) == 1
     assert list(saver.list(None, filter={"note": "other"})) == []
@@ -120,7 +130,8 @@ async def test_async_rotation(url: str) -> None:
         place = _fill(saver)
         await saver.arekey(OTHER)
         found = await saver.aget_tuple(place)
-        assert found is not None and found.checkpoint["channel_values"]["s"] == "canary short"
+        assert found is not None
+        assert found.checkpoint["channel_values"]["s"] == "canary short"
 
 
 def test_langgraphs_own_encrypted_serializer_is_taken(tmp_path: Any) -> None:
@@ -143,8 +154,12 @@ def test_hashes_do_not_tell_what_is_stored(tmp_path: Any) -> None:
             put(saver, config(), {"x": "guess me " * 99}, note="guess")
             table, heads = saver._tables.blobs, saver._tables.checkpoints
             with saver.engine.connect() as connection:
-                hashes.append((connection.scalar(select(table.c.hash)),
-                               connection.scalar(select(heads.c.terms))))
+                hashes.append(
+                    (
+                        connection.scalar(select(table.c.hash)),
+                        connection.scalar(select(heads.c.terms)),
+                    )
+                )
     assert len({entry[0] for entry in hashes}) == 3
     assert len({entry[1] for entry in hashes}) == 3
 
@@ -157,8 +172,9 @@ def test_a_changed_ciphertext_is_noticed(url: str) -> None:
             for row in connection.execute(table.select()).all():
                 changed = bytearray(row.data)
                 changed[40] ^= 1
-                connection.execute(table.update().where(table.c.hash == row.hash).values(
-                    data=bytes(changed)))
+                connection.execute(
+                    table.update().where(table.c.hash == row.hash).values(data=bytes(changed))
+                )
         with pytest.raises(EncryptionError, match="was changed"):
             saver.get_tuple(place)
 
@@ -171,8 +187,9 @@ def test_blobs_that_changed_places_are_noticed(url: str) -> None:
         with saver.engine.begin() as connection:
             one, two = connection.execute(table.select()).all()
             for row, other in ((one, two), (two, one)):
-                connection.execute(table.update().where(table.c.hash == row.hash).values(
-                    data=other.data))
+                connection.execute(
+                    table.update().where(table.c.hash == row.hash).values(data=other.data)
+                )
         with pytest.raises(StorageError, match="hash of its content"):
             saver.get_tuple(place)
 
@@ -189,7 +206,10 @@ def test_the_scan_would_see_a_canary(tmp_path: Any) -> None:
         assert b"canary" in b"\n".join(_cells(saver))
         with saver.engine.connect() as connection:
             table = saver._tables.channels
-            found = connection.scalar(select(func.count()).where(func.instr(
-                table.c.data, cast(literal(b"canary"), LargeBinary)) > 0))
+            found = connection.scalar(
+                select(func.count()).where(
+                    func.instr(table.c.data, cast(literal(b"canary"), LargeBinary)) > 0
+                )
+            )
         assert found == 1
     assert b"canary" in bytes_of(f"sqlite:///{tmp_path}/a.db")

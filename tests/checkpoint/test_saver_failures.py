@@ -31,7 +31,8 @@ def test_a_database_that_may_not_grow(tmp_path: Any) -> None:
     with SQLAlchemySaver(tmp_path / "a.db") as saver:
         place = put(saver, config(), {"x": "before " * 100})
         held = saver._database.connections.take(
-            saver.engine, saver._database.statements(saver.engine))
+            saver.engine, saver._database.statements(saver.engine)
+        )
         cursor = held.session.raw.cursor()
         pages = cursor.execute("PRAGMA page_count").fetchone()[0]
         cursor.execute(f"PRAGMA max_page_count={pages + 3}")
@@ -68,19 +69,27 @@ def test_a_full_disk(tmp_path: Any) -> None:
             print(kind)
     """)
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "a.db")], capture_output=True, text=True,
-        check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        [sys.executable, "-c", script, str(tmp_path / "a.db")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "StorageFullError"
     assert sqlite3.connect(tmp_path / "a.db").execute("PRAGMA integrity_check").fetchone() == (
-        "ok",)
+        "ok",
+    )
 
 
 @pytest.mark.parametrize(
-    ("backend_name", "make"), [
+    ("backend_name", "make"),
+    [
         ("postgresql", lambda module: module.errors.DiskFull("no space left on device")),
         ("mariadb", lambda module: module.err.OperationalError(1114, "The table is full")),
-    ])
+    ],
+)
 def test_a_server_that_is_full(
     database: Callable[[str], str], backend_name: str, make: Callable[[Any], BaseException]
 ) -> None:
@@ -113,13 +122,17 @@ def _end_all(saver: SQLAlchemySaver) -> None:
     engine = saver.engine
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"))
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
         else:
             own = connection.scalar(text("SELECT CONNECTION_ID()"))
-            for row in connection.execute(text(
-                "SELECT id FROM information_schema.processlist WHERE db = DATABASE()")).all():
+            for row in connection.execute(
+                text("SELECT id FROM information_schema.processlist WHERE db = DATABASE()")
+            ).all():
                 if row[0] != own:
                     connection.execute(text(f"KILL {int(row[0])}"))
 
@@ -154,7 +167,7 @@ def test_connections_that_rested_are_asked_first(
 @pytest.mark.parametrize("driver", ["postgresql+psycopg", "postgresql+asyncpg", "mariadb+asyncmy"])
 async def test_a_dropped_async_connection(database: Callable[[str], str], driver: str) -> None:
     url = database(driver.split("+", maxsplit=1)[0])
-    async with SQLAlchemySaver(driver + url[url.index("://"):]) as saver:
+    async with SQLAlchemySaver(driver + url[url.index("://") :]) as saver:
         made = checkpoint({"x": 1})
         place = await saver.aput(config(), made, {"source": "loop"}, {"x": "1"})
         _end_all(saver)
@@ -162,7 +175,8 @@ async def test_a_dropped_async_connection(database: Callable[[str], str], driver
             await saver.aput_writes(place, [("x", 1)], "task")
         await saver.aput_writes(place, [("x", 2)], "task")
         found = await saver.aget_tuple(place)
-        assert found is not None and found.pending_writes == [("task", "x", 2)]
+        assert found is not None
+        assert found.pending_writes == [("task", "x", 2)]
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -194,7 +208,8 @@ def test_a_database_that_may_only_be_read(tmp_path: Any) -> None:
     with SQLAlchemySaver(path) as saver:
         place = put(saver, config(), {"x": 1})
         held = saver._database.connections.take(
-            saver.engine, saver._database.statements(saver.engine))
+            saver.engine, saver._database.statements(saver.engine)
+        )
         held.session.raw.cursor().execute("PRAGMA query_only=ON")
         saver._database.connections.give_back(held)
         with pytest.raises(ReadOnlyStorageError):
@@ -235,7 +250,8 @@ def test_a_put_that_fails_half_way_leaves_nothing(tmp_path: Any) -> None:
         with saver.engine.begin() as connection:
             connection.exec_driver_sql(
                 "CREATE TRIGGER stop BEFORE INSERT ON channels WHEN new.channel = 'last' "
-                "BEGIN SELECT RAISE(ABORT, 'stop'); END")
+                "BEGIN SELECT RAISE(ABORT, 'stop'); END"
+            )
         with pytest.raises(Exception, match="stop"):
             put(saver, place, {"first": "other " * 99, "last": "more " * 99})
         assert saver.stats().blobs == 1

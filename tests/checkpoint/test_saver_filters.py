@@ -15,26 +15,49 @@ from deltamem_agents.errors import SerializationError
 from tests.checkpoint.helpers import config, put
 
 STORED: list[dict[str, Any]] = [
-    {"name": "one", "n": 1}, {"name": "true", "n": True}, {"name": "float", "n": 1.0},
-    {"name": "text", "n": "1"}, {"name": "null", "n": None}, {"name": "absent"},
-    {"name": "zero", "n": 0}, {"name": "false", "n": False},
-    {"name": "list", "n": [1, {"a": 2}]}, {"name": "object", "n": {"a": 1, "b": [True]}},
+    {"name": "one", "n": 1},
+    {"name": "true", "n": True},
+    {"name": "float", "n": 1.0},
+    {"name": "text", "n": "1"},
+    {"name": "null", "n": None},
+    {"name": "absent"},
+    {"name": "zero", "n": 0},
+    {"name": "false", "n": False},
+    {"name": "list", "n": [1, {"a": 2}]},
+    {"name": "object", "n": {"a": 1, "b": [True]}},
     {"name": "longer", "n": {"a": 1, "b": [True], "c": 3}},
-    {"name": "dots", "a.b": 1}, {"name": "path", "a": {"b": 1}},
-    {"name": "spaces", "key with spaces": "v"}, {"name": "quote", "it's \"\\ $.x %": "v%_"},
-    {"name": "nan", "n": math.nan}, {"name": "unicode", "ключ": "значение 🙂"},
+    {"name": "dots", "a.b": 1},
+    {"name": "path", "a": {"b": 1}},
+    {"name": "spaces", "key with spaces": "v"},
+    {"name": "quote", "it's \"\\ $.x %": "v%_"},
+    {"name": "nan", "n": math.nan},
+    {"name": "unicode", "ключ": "значение 🙂"},
 ]
 CASES: list[tuple[dict[str, Any], set[str]]] = [
-    ({"n": 1}, {"one", "float"}), ({"n": True}, {"true"}), ({"n": 1.0}, {"one", "float"}),
-    ({"n": "1"}, {"text"}), ({"n": None}, {"null"}), ({"missing": None}, set()),
-    ({"n": 0}, {"zero"}), ({"n": False}, {"false"}), ({"n": [1, {"a": 2}]}, {"list"}),
-    ({"n": [1]}, set()), ({"n": {"b": [True], "a": 1}}, {"object"}), ({"n": {"a": 1}}, set()),
-    ({"a.b": 1}, {"dots"}), ({"a": {"b": 1}}, {"path"}), ({"key with spaces": "v"}, {"spaces"}),
-    ({"it's \"\\ $.x %": "v%_"}, {"quote"}), ({"it's \"\\ $.x %": "v%%"}, set()),
-    ({"n": math.nan}, {"nan"}), ({"ключ": "значение 🙂"}, {"unicode"}),
-    ({"name": "one", "n": 1}, {"one"}), ({"name": "one", "n": 2}, set()),
-    ({"x') OR 1=1 --": "1"}, set()), ({"n": "1' OR '1'='1"}, set()), ({}, {
-        str(entry["name"]) for entry in STORED}),
+    ({"n": 1}, {"one", "float"}),
+    ({"n": True}, {"true"}),
+    ({"n": 1.0}, {"one", "float"}),
+    ({"n": "1"}, {"text"}),
+    ({"n": None}, {"null"}),
+    ({"missing": None}, set()),
+    ({"n": 0}, {"zero"}),
+    ({"n": False}, {"false"}),
+    ({"n": [1, {"a": 2}]}, {"list"}),
+    ({"n": [1]}, set()),
+    ({"n": {"b": [True], "a": 1}}, {"object"}),
+    ({"n": {"a": 1}}, set()),
+    ({"a.b": 1}, {"dots"}),
+    ({"a": {"b": 1}}, {"path"}),
+    ({"key with spaces": "v"}, {"spaces"}),
+    ({"it's \"\\ $.x %": "v%_"}, {"quote"}),
+    ({"it's \"\\ $.x %": "v%%"}, set()),
+    ({"n": math.nan}, {"nan"}),
+    ({"ключ": "значение 🙂"}, {"unicode"}),
+    ({"name": "one", "n": 1}, {"one"}),
+    ({"name": "one", "n": 2}, set()),
+    ({"x') OR 1=1 --": "1"}, set()),
+    ({"n": "1' OR '1'='1"}, set()),
+    ({}, {str(entry["name"]) for entry in STORED}),
 ]
 
 
@@ -62,8 +85,9 @@ def test_a_limit_counts_what_is_selected(url: str) -> None:
         place = config()
         for step in range(130):
             place = put(saver, place, {"x": step}, step=step, odd=step % 2 == 1)
-        found = [entry.metadata["step"] for entry in
-                 saver.list(config(), filter={"odd": True}, limit=60)]
+        found = [
+            entry.metadata["step"] for entry in saver.list(config(), filter={"odd": True}, limit=60)
+        ]
         assert found == list(range(129, 9, -2))
 
 
@@ -81,8 +105,9 @@ def test_metadata_that_is_not_json_is_refused_and_nothing_stored(tmp_path: Any) 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-2, 2) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner,
-                                                                max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 
@@ -103,8 +128,10 @@ def _equal(one: Any, two: Any) -> bool:
 
 
 @settings(max_examples=400, deadline=None)
-@given(stored=st.dictionaries(st.text(max_size=2), JSON, max_size=3),
-       wanted=st.dictionaries(st.text(max_size=2), JSON, max_size=2))
+@given(
+    stored=st.dictionaries(st.text(max_size=2), JSON, max_size=3),
+    wanted=st.dictionaries(st.text(max_size=2), JSON, max_size=2),
+)
 def test_matching_is_json_equality_of_top_level_keys(
     stored: dict[str, Any], wanted: dict[str, Any]
 ) -> None:

@@ -13,9 +13,38 @@ from deltamem_agents.errors import DeltaMemError, IdentifierError
 from tests.checkpoint.helpers import checkpoint, config, memory, put, values_of
 
 ACCEPTED = [
-    "Alice", "alice", "alice ", " alice", "ALICE", "älice", "a\u0308lice", "'; DROP TABLE blobs; --",
-    "%", "_", "a%b", "\\", '"', "`", "$1", ":tenant", "%(tenant)s", "?", "🙂" * 60, "\t\n\r", "\u200b",
-    "a/../b", "0", "-1", "NULL", "None", "\u202e", "x" * 768, "ß", "ss", "İ", "i",
+    "Alice",
+    "alice",
+    "alice ",
+    " alice",
+    "ALICE",
+    "älice",
+    "a\u0308lice",
+    "'; DROP TABLE blobs; --",
+    "%",
+    "_",
+    "a%b",
+    "\\",
+    '"',
+    "`",
+    "$1",
+    ":tenant",
+    "%(tenant)s",
+    "?",
+    "🙂" * 60,
+    "\t\n\r",
+    "\u200b",
+    "a/../b",
+    "0",
+    "-1",
+    "NULL",
+    "None",
+    "\u202e",
+    "x" * 768,
+    "ß",
+    "ss",
+    "İ",
+    "i",
 ]
 REFUSED = ["a\x00b", "\x00", "\ud800", "x\udfffy", "x" * 769, "🙂" * 193]
 
@@ -65,7 +94,17 @@ def test_what_cannot_be_a_key_is_refused_the_same_everywhere(url: str) -> None:
 
 
 def test_namespaces_of_any_length_and_look_round_trip(url: str) -> None:
-    names = ["", "child", "child|grand:1", "child|grand:2", "'; --", "n" * 5000, "n" * 5001, "é", "É "]
+    names = [
+        "",
+        "child",
+        "child|grand:1",
+        "child|grand:2",
+        "'; --",
+        "n" * 5000,
+        "n" * 5001,
+        "é",
+        "É ",
+    ]
     with SQLAlchemySaver(url) as saver:
         for number, name in enumerate(names):
             put(saver, config(namespace=name), {"n": number})
@@ -101,21 +140,30 @@ def _mutate(dice: random.Random, value: Any) -> Any:
             elif change == 1:
                 changed[where:where] = dice.randbytes(dice.randint(1, 9))
             elif change == 2:
-                del changed[where:where + dice.randint(1, 9)]
+                del changed[where : where + dice.randint(1, 9)]
             else:
                 changed = bytearray(dice.randbytes(dice.randint(0, 40)))
         return bytes(changed)
     if isinstance(value, str):
         letters = list(value)
         for _ in range(dice.randint(1, 3)):
-            letters[dice.randrange(len(letters) + 1):dice.randrange(len(letters) + 1)] = (
-                dice.choice(['"', "{", "\\", "é", "0", "", "null", "+aes", "json", "msgpack", "~"]))
+            letters[dice.randrange(len(letters) + 1) : dice.randrange(len(letters) + 1)] = (
+                dice.choice(['"', "{", "\\", "é", "0", "", "null", "+aes", "json", "msgpack", "~"])
+            )
         return "".join(letters)
     return dice.choice([-1, 0, 1, 2, 99, 2**31 - 1])
 
 
 FUZZED = {
-    "checkpoints": ["parent_id", "namespace", "channel_count", "deltas", "metadata", "kind", "body"],
+    "checkpoints": [
+        "parent_id",
+        "namespace",
+        "channel_count",
+        "deltas",
+        "metadata",
+        "kind",
+        "body",
+    ],
     "channels": ["channel", "kind", "data", "version"],
     "blobs": ["kind", "data"],
     "writes": ["channel", "task_path", "kind", "data"],
@@ -127,8 +175,17 @@ def _fuzz(url: str, key: bytes | None, rounds: int) -> tuple[int, int]:
     dice = random.Random(20)
     read = refused = 0
     with SQLAlchemySaver(url, encryption_key=key) as saver:
-        place = put(saver, config(), {"a": {"k": [1, "text", None, b"raw"]}, "b": "long " * 99,
-                                      "m": memory(1), "s": "?\ud800"}, note="n")
+        place = put(
+            saver,
+            config(),
+            {
+                "a": {"k": [1, "text", None, b"raw"]},
+                "b": "long " * 99,
+                "m": memory(1),
+                "s": "?\ud800",
+            },
+            note="n",
+        )
         saver.put_writes(place, [("a", [1, 2]), ("b", "w " * 200)], "task")
         places = [(table, name) for table, names in FUZZED.items() for name in names]
         tables = {table.name: table for table in saver._tables.metadata.sorted_tables}
@@ -157,8 +214,10 @@ def _fuzz(url: str, key: bytes | None, rounds: int) -> tuple[int, int]:
             except DeltaMemError:
                 refused += 1
             if column == "channel":
-                own = [entry == (new if entry.name == column else row._mapping[entry])
-                       for entry in keys]
+                own = [
+                    entry == (new if entry.name == column else row._mapping[entry])
+                    for entry in keys
+                ]
             with saver.engine.begin() as connection:
                 connection.execute(table.update().where(*own).values({column: old}))
         assert values_of(saver, place)["m"] == memory(1)
@@ -169,8 +228,10 @@ def _fuzz(url: str, key: bytes | None, rounds: int) -> tuple[int, int]:
 def test_damaged_rows_give_values_or_typed_errors(url: str, key: bytes | None) -> None:
     rounds = 250 if url.startswith("sqlite") else 60
     read, refused = _fuzz(url, key, rounds)
-    print(f"\nfuzz {url.split(':')[0]} {'encrypted' if key else 'plain'}: "
-          f"{read} read, {refused} refused")
+    print(
+        f"\nfuzz {url.split(':', maxsplit=1)[0]} {'encrypted' if key else 'plain'}: "
+        f"{read} read, {refused} refused"
+    )
     assert refused > rounds / 5
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from tests.checkpoint.helpers import config
@@ -28,9 +28,15 @@ KINDS = ("puts", "prunes", "copies", "migrations")
 def workers() -> Iterator[subprocess.Popen[str]]:
     """The process that forks the workers."""
     server = subprocess.Popen(
-        [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-    assert server.stdin is not None and server.stdout is not None
+        [sys.executable, str(WORKER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
     yield server
     server.stdin.close()
     server.wait(30)
@@ -41,7 +47,8 @@ def _kill(
     workers: subprocess.Popen[str], url: str, what: str, seed: int, dice: random.Random, file: Path
 ) -> list[list[str]]:
     """Start a worker, kill it at a random moment; what it had acknowledged."""
-    assert workers.stdin is not None and workers.stdout is not None
+    assert workers.stdin is not None
+    assert workers.stdout is not None
     workers.stdin.write(f"{url} {what} {seed} {file}\n")
     workers.stdin.flush()
     process = int(workers.stdout.readline())
@@ -56,8 +63,9 @@ def _kill(
     except ProcessLookupError:
         pass
     # A line that was cut short was not acknowledged.
-    return [line.split() for line in file.read_text().splitlines(keepends=True)
-            if line.endswith("\n")]
+    return [
+        line.split() for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")
+    ]
 
 
 def _check_thread(saver: SQLAlchemySaver, thread: str) -> list[str]:
@@ -66,10 +74,12 @@ def _check_thread(saver: SQLAlchemySaver, thread: str) -> list[str]:
     for entry in saver.list(config(thread)):
         name = entry.checkpoint["id"]
         assert entry.checkpoint["channel_values"] == {
-            channel: value_of(name, channel) for channel in ("short", "long", "longer")}
+            channel: value_of(name, channel) for channel in ("short", "long", "longer")
+        }
         writes = entry.pending_writes or []
-        assert [write[1:] for write in writes] in (
-            [], [("a", 1), ("b", "w" * 400), ("c", 3)]), "half of a task's writes"
+        assert [write[1:] for write in writes] in ([], [("a", 1), ("b", "w" * 400), ("c", 3)]), (
+            "half of a task's writes"
+        )
         listed.append(name)
     return listed
 
@@ -88,7 +98,7 @@ def _check(url: str, what: str, seed: int, said: list[list[str]]) -> int:
         listed = _check_thread(saver, f"t{seed}")
         puts = [words[2] for words in said if words[0] == "put"]
         pruned = [place for place, words in enumerate(said) if words[0] in ("pruned", "pruning")]
-        since = said[pruned[-1]:] if pruned else said
+        since = said[pruned[-1] :] if pruned else said
         kept = {words[2] for words in since if words[0] in ("put", "pruned")}
         if pruned and said[pruned[-1]][0] == "pruning":
             kept.add(puts[-1])
@@ -99,7 +109,8 @@ def _check(url: str, what: str, seed: int, said: list[list[str]]) -> int:
             promised[words[0]] += 1
             if words[0] == "writes" and words[2] in listed:
                 found = saver.get_tuple(config(f"t{seed}", words[2]))
-                assert found is not None and len(found.pending_writes or ()) == 3
+                assert found is not None
+                assert len(found.pending_writes or ()) == 3
             if words[0] == "copied":
                 assert words[2] in _check_thread(saver, words[1])
         copies = {thread for thread in _threads(saver) if thread.startswith(f"t{seed}-copy")}
@@ -119,9 +130,11 @@ def _check_blobs(saver: SQLAlchemySaver) -> None:
     with saver.engine.connect() as connection:
         for table in (tables.channels, tables.writes):
             missing = connection.scalar(
-                select(func.count()).select_from(table)
+                select(func.count())
+                .select_from(table)
                 .outerjoin(tables.blobs, tables.blobs.c.hash == table.c.blob)
-                .where(table.c.blob.is_not(None), tables.blobs.c.hash.is_(None)))
+                .where(table.c.blob.is_not(None), tables.blobs.c.hash.is_(None))
+            )
             assert missing == 0
 
 
@@ -137,7 +150,8 @@ def _run(workers: subprocess.Popen[str], url: str, kills: int, folder: Path) -> 
         with SQLAlchemySaver(url) as saver:
             for thread in _threads(saver):
                 saver.delete_thread(thread)
-    print(f"\nkill -9, {url.split(':')[0]}: {kills} kills, promises checked {dict(promises)}")
+    name = make_url(url).get_backend_name()
+    print(f"\nkill -9, {name}: {kills} kills, promises checked {dict(promises)}")
     assert promises["puts"] > 0
 
 

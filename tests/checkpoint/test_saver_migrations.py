@@ -31,13 +31,18 @@ def _versions(saver: SQLAlchemySaver) -> list[int]:
         return list(connection.execute(select(table.c.version).order_by(table.c.version)).scalars())
 
 
-def test_processes_that_start_at_once_make_one_schema(url: str) -> None:
+def test_processes_that_start_at_once_make_one_schema(fresh_url: str) -> None:
     import os
 
     workers = [
-        subprocess.Popen([sys.executable, "-c", START, url], stdin=subprocess.PIPE,
-                         stdout=subprocess.PIPE, text=True, cwd=ROOT,
-                         env={**os.environ, "PYTHONPATH": str(ROOT)})
+        subprocess.Popen(
+            [sys.executable, "-c", START, fresh_url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
         for _ in range(3)
     ]
     for worker in workers:
@@ -45,7 +50,7 @@ def test_processes_that_start_at_once_make_one_schema(url: str) -> None:
         worker.stdin.write("\n")
         worker.stdin.flush()
     assert [worker.communicate(timeout=120)[0].strip() for worker in workers] == ["done"] * 3
-    with SQLAlchemySaver(url) as saver:
+    with SQLAlchemySaver(fresh_url) as saver:
         assert _versions(saver) == list(range(1, len(migrations.STEPS) + 1))
         assert values_of(saver, put(saver, config(), {"x": 1})) == {"x": 1}
 
@@ -74,15 +79,15 @@ def test_a_step_that_fails_is_run_again(url: str, monkeypatch: pytest.MonkeyPatc
         SQLAlchemySaver(url).setup()
 
 
-def test_tables_of_another_saver_are_left_alone(url: str) -> None:
-    engine = create_engine(url)
+def test_tables_of_another_saver_are_left_alone(fresh_url: str) -> None:
+    engine = create_engine(fresh_url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE checkpoints (thread_id INTEGER, notes TEXT)"))
         connection.execute(text("INSERT INTO checkpoints VALUES (1, 'theirs')"))
     with pytest.raises(SchemaVersionError, match="prefix"):
-        SQLAlchemySaver(url).setup()
+        SQLAlchemySaver(fresh_url).setup()
     assert not inspect(engine).has_table("blobs")
-    with SQLAlchemySaver(url, prefix="deltamem_") as saver:
+    with SQLAlchemySaver(fresh_url, prefix="deltamem_") as saver:
         assert values_of(saver, put(saver, config(), {"x": 1})) == {"x": 1}
         saver.delete_thread("t")
     with engine.connect() as connection:
@@ -101,8 +106,8 @@ def test_prefixes_are_stores_of_their_own(url: str) -> None:
         two.vacuum()
 
 
-def test_a_schema_of_its_own(database: Callable[[str], str]) -> None:
-    url = database("postgresql")
+def test_a_schema_of_its_own(database: Callable[..., str]) -> None:
+    url = database("postgresql", fresh=True)
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(text("CREATE SCHEMA memory"))

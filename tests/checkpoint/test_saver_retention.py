@@ -18,8 +18,15 @@ def _chain(saver: SQLAlchemySaver, thread: str, count: int, **metadata: Any) -> 
     places, place = [], config(thread)
     for step in range(count):
         values = {"x": f"{thread} {step} " * 90, "m": memory(step), "same": "constant " * 60}
-        place = put(saver, place, values, {"x": step, "m": step, "same": 0},
-                    None if step == 0 else {"x": step, "m": step}, step=step, **metadata)
+        place = put(
+            saver,
+            place,
+            values,
+            {"x": step, "m": step, "same": 0},
+            None if step == 0 else {"x": step, "m": step},
+            step=step,
+            **metadata,
+        )
         saver.put_writes(place, [("x", f"{thread} write {step} " * 30)], f"task{step}")
         places.append(place)
     return places
@@ -39,7 +46,8 @@ def test_keep_last_keeps_the_newest_of_each_namespace(url: str) -> None:
         assert len(list(saver.list(config("b")))) == 4
         assert values_of(saver, places[5])["same"] == "constant " * 60
         assert [record.checkpoint_id for record in saver.memories("a")] == [
-            place["configurable"]["checkpoint_id"] for place in places[4:]]
+            place["configurable"]["checkpoint_id"] for place in places[4:]
+        ]
         assert values_of(saver, other[0])["m"] == memory(0)
 
 
@@ -119,9 +127,13 @@ def test_memory_rows_can_be_read_by_sql(tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
     with SQLAlchemySaver(url) as saver:
         _chain(saver, "a", 2)
-    rows = sqlite_rows(url, (
-        "SELECT c.checkpoint_id, m.adapter, m.layers, m.heads, m.rank, m.tokens_written, m.norm "
-        "FROM memory_states m JOIN checkpoints c ON c.id = m.checkpoint ORDER BY 1"))
+    rows = sqlite_rows(
+        url,
+        (
+            "SELECT c.checkpoint_id, m.adapter, m.layers, m.heads, m.rank, "
+            "m.tokens_written, m.norm FROM memory_states m JOIN checkpoints c ON c.id = m.checkpoint ORDER BY 1"
+        ),
+    )
     assert [row[1:6] for row in rows] == [("5" * 64, 3, 2, 8, 7)] * 2
     assert rows[1][6] == pytest.approx(memory(1).norm)
 
@@ -140,8 +152,13 @@ def test_deleted_text_is_gone_from_the_bytes_of_the_file_and_its_log(
                 size = dice.choice([1, 3, 30, 400, 2000])
                 last = step == 5
                 word = "staying" if last else f"CANARY{thread}x{step}"
-                place = put(saver, place, {"x": f"{word} " * size, "tiny": word},
-                            run_id="keep" if last else "gone", note=word)
+                place = put(
+                    saver,
+                    place,
+                    {"x": f"{word} " * size, "tiny": word},
+                    run_id="keep" if last else "gone",
+                    note=word,
+                )
                 saver.put_writes(place, [("x", f"{word} write " * size)], word)
         assert b"CANARY" in bytes_of(url)
         if how == "delete_thread":
@@ -178,7 +195,7 @@ def test_listing_is_not_slowed_by_the_length_of_a_thread(tmp_path: Any) -> None:
                 place = put(saver, place, {"x": step})
         best = {"short": 9.0, "long": 9.0}
         for _ in range(40):
-            for thread in best:
+            for thread in tuple(best):
                 start = time.perf_counter()
                 assert len(list(saver.list(config(thread), limit=10))) == 10
                 best[thread] = min(best[thread], time.perf_counter() - start)

@@ -1,0 +1,164 @@
+"""Databases of the official savers are taken over: history, writes and all."""
+
+from __future__ import annotations
+
+import operator
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import numpy as np
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.types import Command, interrupt
+
+from deltamem_agents.checkpoint import SQLAlchemySaver
+from deltamem_agents.checkpoint.takeover import Imported
+from deltamem_agents.errors import ConfigError, FileFormatError
+from tests.checkpoint.helpers import config, memory
+
+sqlite_saver = pytest.importorskip("langgraph.checkpoint.sqlite")
+postgres_saver = pytest.importorskip("langgraph.checkpoint.postgres")
+
+
+class State(TypedDict):
+    messages: Annotated[list[Any], add_messages]
+    count: Annotated[int, operator.add]
+    matrix: Any
+    word: str
+
+
+def _answer(state: State) -> dict[str, Any]:
+    step = state["count"]
+    return {
+        "messages": [AIMessage(f"answer {step}", id=f"a{step}")],
+        "count": 1,
+        "matrix": np.full((3, 8, 8), step, np.float32),
+        "word": "w" * step,
+    }
+
+
+def _ask(state: State) -> dict[str, Any]:
+    return {"word": interrupt("which word?")} if state["count"] == 3 else {}
+
+
+def _graph(saver: Any) -> Any:
+    builder = StateGraph(State)
+    builder.add_node("answer", _answer)
+    builder.add_node("ask", _ask)
+    builder.add_edge(START, "answer")
+    builder.add_edge("answer", "ask")
+    builder.add_edge("ask", END)
+    return builder.compile(checkpointer=saver)
+
+
+def _talk(graph: Any, first: int, last: int, thread: str = "t") -> None:
+    for step in range(first, last):
+        said = [HumanMessage(f"question {step}", id=f"q{step}")]
+        graph.invoke({"messages": said, "count": 0}, config(thread))
+
+
+def _plain(value: Any) -> Any:
+    return {
+        name: entry.tolist() if isinstance(entry, np.ndarray) else entry
+        for name, entry in value.items()
+    }
+
+
+@contextmanager
+def _official(kind: str, folder: Path, database: Callable[..., str]) -> Iterator[Any]:
+    """An official saver, and what to import it from."""
+    if kind == "sqlite":
+        connection = sqlite3.connect(folder / "official.db", check_same_thread=False)
+        saver = sqlite_saver.SqliteSaver(connection)
+        yield saver, folder / "official.db"
+        connection.close()
+        return
+    url = database("postgresql", fresh=True)
+    with postgres_saver.PostgresSaver.from_conn_string(
+        url.replace("postgresql+psycopg", "postgresql")
+    ) as saver:
+        saver.setup()
+        yield saver, url
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("target", ["sqlite", "postgresql", "mariadb"])
+def test_the_same_graph_goes_on_after_an_import(
+    tmp_path: Path, database: Callable[..., str], kind: str, target: str
+) -> None:
+    with _official(kind, tmp_path, database) as (theirs, source):
+        old = _graph(theirs)
+        _talk(old, 0, 3)  # the third turn stops at an interrupt
+        _talk(old, 0, 1, "other")
+        with SQLAlchemySaver(database(target)) as ours:
+            report = ours.import_checkpoints(source)
+            assert report.threads == 2
+            assert report.checkpoints == len(list(theirs.list(None)))
+            again = ours.import_checkpoints(source)
+            assert again == report
+            assert ours.stats().checkpoints == report.checkpoints
+            new = _graph(ours)
+            for one, two in zip(
+                old.get_state_history(config()), new.get_state_history(config()), strict=True
+            ):
+                assert _plain(one.values) == _plain(two.values)
+                assert one.config == two.config
+                assert one.parent_config == two.parent_config
+                assert one.next == two.next
+                assert {**one.metadata} == {**two.metadata}  # type: ignore[dict-item]
+            for graph in (old, new):
+                assert graph.get_state(config()).next == ("ask",)
+                graph.invoke(Command(resume="resumed"), config())
+            _talk(old, 3, 5)
+            _talk(new, 3, 5)
+            assert _plain(old.get_state(config()).values) == _plain(new.get_state(config()).values)
+            assert new.get_state(config()).values["count"] == 5
+
+
+def test_a_memory_comes_along_as_a_value(tmp_path: Path, database: Callable[..., str]) -> None:
+    """The official savers keep it as a dataclass in msgpack; it is read back as the same value."""
+    with _official("sqlite", tmp_path, database) as (theirs, source):
+        graph = _graph(theirs)
+        graph.update_state(config(), {"matrix": memory(5), "word": "w"}, as_node="answer")
+        with SQLAlchemySaver(tmp_path / "ours.db") as ours:
+            assert ours.import_checkpoints(source) == Imported(1, 1, 0)
+            assert _graph(ours).get_state(config()).values["matrix"] == memory(5)
+
+
+def test_an_import_into_the_same_file_under_a_prefix(tmp_path: Path) -> None:
+    path = tmp_path / "official.db"
+    connection = sqlite3.connect(path, check_same_thread=False)
+    _talk(_graph(sqlite_saver.SqliteSaver(connection)), 0, 2)
+    connection.close()
+    with SQLAlchemySaver(path, prefix="deltamem_") as ours:
+        assert ours.import_checkpoints(path).checkpoints == 8
+        assert _graph(ours).get_state(config()).values["count"] == 2
+
+
+def test_an_import_encrypts_for_a_tenant_with_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "official.db"
+    connection = sqlite3.connect(path, check_same_thread=False)
+    _talk(_graph(sqlite_saver.SqliteSaver(connection)), 0, 2)
+    connection.close()
+    with SQLAlchemySaver(tmp_path / "ours.db", encryption_key=bytes(32)) as ours:
+        ours.import_checkpoints(path)
+        assert _graph(ours).get_state(config()).values["messages"][0].content == "question 0"
+    assert b"question" in path.read_bytes()
+    assert b"question" not in (tmp_path / "ours.db").read_bytes()
+
+
+def test_what_is_no_official_database_is_refused(tmp_path: Path) -> None:
+    with SQLAlchemySaver(tmp_path / "ours.db") as ours:
+        with pytest.raises(ConfigError, match="is a file"):
+            ours.import_checkpoints(tmp_path / "missing.db")
+        assert not (tmp_path / "missing.db").exists()
+        sqlite3.connect(tmp_path / "empty.db").execute("CREATE TABLE notes (x)").connection.close()
+        with pytest.raises(FileFormatError, match="LangGraph's SQLite or PostgreSQL"):
+            ours.import_checkpoints(tmp_path / "empty.db")
+        with pytest.raises(FileFormatError):
+            ours.import_checkpoints(tmp_path / "ours.db")
