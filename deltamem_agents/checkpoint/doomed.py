@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, union, update
+from sqlalchemy.dialects import mysql, postgresql
 
 from deltamem_agents.checkpoint.context import Context
 
@@ -73,7 +74,10 @@ def blobs_of(connection: Connection, queries: Sequence[Any]) -> list[bytes]:
 
 def collect(connection: Connection, context: Context, candidates: Sequence[bytes]) -> Removal:
     """Delete those of the blobs that no channel and no write refers to."""
+    if not candidates:
+        return Removal()
     tables = context.tables
+    _one_at_a_time(connection, context)
     hashes = tables.blobs.c.hash
     free = [
         ~select(table.c.blob).where(table.c.blob == hashes).correlate(tables.blobs).exists()
@@ -90,6 +94,26 @@ def collect(connection: Connection, context: Context, candidates: Sequence[bytes
         )
         count += connection.execute(delete(tables.blobs).where(where)).rowcount
     return Removal(blobs=count, bytes=int(size))
+
+
+def _one_at_a_time(connection: Connection, context: Context) -> None:
+    """Let one collector of a tenant work at a time.
+
+    Two that delete the last two references to a blob would each still see the other's, and the
+    blob would stay. The row that is locked until the transaction ends is that of no thread.
+    """
+    table, name = context.tables.fences, connection.dialect.name
+    values = {"tenant": context.tenant, "thread_id": "", "token": 0}
+    if name == "postgresql":
+        into = postgresql.insert(table).values(values)
+        keys = [table.c.tenant, table.c.thread_id]
+        connection.execute(
+            into.on_conflict_do_update(index_elements=keys, set_={"token": table.c.token})
+        )
+    elif name != "sqlite":  # which has one writer at a time anyway
+        connection.execute(
+            mysql.insert(table).values(values).on_duplicate_key_update(token=table.c.token)
+        )
 
 
 def referenced(

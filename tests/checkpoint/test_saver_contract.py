@@ -293,9 +293,7 @@ def test_arguments_that_make_no_sense(tmp_path: Any) -> None:
         saver.copy_thread("t", "t")
     with pytest.raises(ThreadHistoryError):
         saver.copy_thread("nobody", "t")
-    pickling = SQLAlchemySaver(
-        tmp_path / "b.db", serde=JsonPlusSerializer(pickle_fallback=True)
-    )
+    pickling = SQLAlchemySaver(tmp_path / "b.db", serde=JsonPlusSerializer(pickle_fallback=True))
     with pytest.raises(SerializationError, match="pickle"):
         put(pickling, config(), {"x": 1})
     pickling.close()

@@ -131,7 +131,8 @@ def test_memory_rows_can_be_read_by_sql(tmp_path: Any) -> None:
         url,
         (
             "SELECT c.checkpoint_id, m.adapter, m.layers, m.heads, m.rank, "
-            "m.tokens_written, m.norm FROM memory_states m JOIN checkpoints c ON c.id = m.checkpoint ORDER BY 1"
+            "m.tokens_written, m.norm FROM memory_states m "
+            "JOIN checkpoints c ON c.id = m.checkpoint ORDER BY 1"
         ),
     )
     assert [row[1:6] for row in rows] == [("5" * 64, 3, 2, 8, 7)] * 2
