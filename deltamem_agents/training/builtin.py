@@ -34,8 +34,8 @@ MEMORY = DeltaMemConfig(rank=16, heads=4, alpha=16.0, update="no_lambda", init_w
 STAGES = (
     # Copying a value into the confirming sentence comes first, on few facts ...
     StageConfig(name="copying", steps=800, tokens=4000, hold=1.0),
-    # ... then whose value it is: more facts, most of them of the same attribute ...
-    StageConfig(name="binding", steps=1200, level=2, plain_level=3, alike=0.6, hold=0.5, guide=0.3),
+    # ... then more of them, most of the same attribute, falling to rest ...
+    StageConfig(name="binding", steps=900, level=2, plain_level=3, alike=0.6, hold=0.45),
     # ... then the memory alone, on the frozen backbone, through long talk.
     StageConfig(
         name="memory", steps=500, matrices=0.01, memory_share=1.0, train_backbone=False,

@@ -46,26 +46,17 @@ class Outcome:
         loss: weighted cross-entropy, a scalar.
         idle_write: mean beta of the tokens that carry no value, a scalar with gradient; None
             without memory.
-        misplaced: cross-entropy of where the guided attention heads look, a scalar with gradient;
-            None without guidance.
         figures: token accuracies ("answer", "decline", "confirm", "reply") and mean betas. With
             memory, "answer" counts only rows whose blocks are single turns: from the memory alone.
     """
 
     loss: Tensor
     idle_write: Tensor | None
-    misplaced: Tensor | None
     figures: dict[str, float]
 
 
 def run_batch(
-    model: Any,
-    rows: Rows,
-    weights: Weights,
-    *,
-    memory: bool,
-    share: float = 1.0,
-    guided: bool = False,
+    model: Any, rows: Rows, weights: Weights, *, memory: bool, share: float = 1.0
 ) -> Outcome:
     """Run a batch of whole conversations and score the next token everywhere it counts.
 
@@ -75,9 +66,8 @@ def run_batch(
         weights: see `Weights`.
         memory: False switches the adapter off, for training the backbone alone.
         share: share of the user's tokens that are scored, drawn at random.
-        guided: also score where a few attention heads look (see `misplaced_attention`).
     """
-    hidden, records, attentions = forward(model, rows, memory=memory, attentions=guided)
+    hidden, records = forward(model, rows, memory=memory)
     targets, kinds = rows.ids[:, 1:], rows.kinds[:, 1:]
     scored = kinds >= Kind.REPLY
     if share > 0 and weights.user > 0:
@@ -94,14 +84,11 @@ def run_batch(
     if memory:
         idle, busy = write_strength(records, rows)
         figures |= {"beta idle": idle.item(), "beta value": busy.item()}
-    misplaced = misplaced_attention(attentions, rows) if guided else None
-    return Outcome(loss, idle, misplaced, figures)
+    return Outcome(loss, idle, figures)
 
 
-def forward(
-    model: Any, rows: Rows, *, memory: bool, attentions: bool = False
-) -> tuple[Tensor, Sequence[WriteRecord], Sequence[Tensor]]:
-    """Hidden states [B, T, d] of a batch; the gates and, if asked, the attention of each layer."""
+def forward(model: Any, rows: Rows, *, memory: bool) -> tuple[Tensor, Sequence[WriteRecord]]:
+    """Hidden states [B, T, d] of a batch, and the gates of each layer with their gradient."""
     for layer in layers_of(model):
         layer.enable_adapters(memory)  # type: ignore[operator]
     cache = MemoryCache(model, keep_kv=False) if memory else None
@@ -112,35 +99,9 @@ def forward(
         position_ids=rows.positions,
         past_key_values=cache,
         use_cache=memory,
-        output_attentions=attentions,
         **extra,
     )
-    records = cache.records if cache is not None else ()
-    return output.last_hidden_state, records, output.attentions or ()
-
-
-def misplaced_attention(attentions: Sequence[Tensor], rows: Rows) -> Tensor:
-    """Cross-entropy of where guided heads look, a scalar.
-
-    Left alone, a small model learns which attribute a value belongs to and never whose it is:
-    gathering the owner at the value and matching it at the question pay only together. So, early in
-    training, one head of the second layer is told to look from a value's tokens to its owner, and
-    two of the third from a question's answer to that value where it was confirmed. The guidance
-    fades out; what ships is a plain model.
-
-    Args:
-        attentions: of each layer, [B, heads, T, T].
-        rows: the batch.
-    """
-    terms = [_missed(attentions[1][:, 0], rows.owners)]
-    if len(rows.sources):
-        terms += [_missed(attentions[2][:, head], rows.sources) for head in (0, 2)]
-    return torch.stack(terms).sum()
-
-
-def _missed(attention: Tensor, looks: Tensor) -> Tensor:
-    row, token, target = looks.unbind(1)
-    return -(attention[row, token, target].float() + 1e-6).log().mean()
+    return output.last_hidden_state, cache.records if cache is not None else ()
 
 
 def write_strength(records: Sequence[WriteRecord], rows: Rows) -> tuple[Tensor, Tensor]:

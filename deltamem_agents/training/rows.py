@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deltamem_agents.runtime.template import ChatTemplate
-from deltamem_agents.training.world import Subject, Turn, capital, lexicon
+from deltamem_agents.training.world import Turn, lexicon
 
 
 class Kind(IntEnum):
@@ -42,10 +42,6 @@ class Rows:
         blocks: number of the block of each token, long [B, T]; -1 in padding.
         positions: position inside the block, long [B, T].
         turns: how many turns a block has, long [B].
-        owners: (row, token, target), long [G, 3]: each token that a value is read or written at,
-            and the word in the same sentence that says whose value it is.
-        sources: (row, token, target), long [G, 3]: each token that an answered value is predicted
-            at, and that value where it was last confirmed.
     """
 
     ids: Tensor
@@ -53,8 +49,6 @@ class Rows:
     blocks: Tensor
     positions: Tensor
     turns: Tensor
-    owners: Tensor
-    sources: Tensor
 
     @property
     def real(self) -> Tensor:
@@ -113,27 +107,6 @@ class Tokeniser:
             _mark(kinds, ids, self._decline, Kind.DECLINE)
         return kinds
 
-    def sentences(self, ids: list[int], turn: Turn) -> list[Sentence]:
-        """The canonical sentences in a turn's tokens."""
-        found = []
-        values = turn.values or (None,) * len(turn.subjects)
-        for subject, value in zip(turn.subjects, values, strict=True):
-            said = capital(subject.named("your"))
-            # At the start of a reply the first word is tokenised otherwise than after a space.
-            lead, start, stem = next(
-                (lead, at, form)
-                for lead in (" ", "")
-                for form in [self._ids(f"{lead}{said} is")]
-                for at in [_find(ids, form)]
-                if at is not None
-            )
-            whose = said.split()[0] if subject.entity == "me" else capital(subject.holder("your"))
-            owner = start + len(self._ids(lead + whose.removesuffix(" service"))) - 1
-            verb = start + len(stem) - 1
-            size = 0 if value is None else len(self._ids(f" {value}"))
-            found.append(Sentence(subject, owner, verb, size))
-        return found
-
     def rows(self, conversations: Sequence[Sequence[Turn]], block: Sequence[int]) -> Rows:
         """Pack conversations, one a row, padded on the right.
 
@@ -141,86 +114,24 @@ class Tokeniser:
             conversations: the turns of each.
             block: for each, how many consecutive turns see each other.
         """
-        lines = [_Line(self, turns, size) for turns, size in zip(conversations, block, strict=True)]
-        width = max(len(line.ids) for line in lines)
-
-        def padded(name: str, fill: int) -> Tensor:
-            columns = [getattr(line, name) for line in lines]
-            return torch.tensor([column + [fill] * (width - len(column)) for column in columns])
-
-        def looks(name: str) -> Tensor:
-            triples = [
-                (row, *pair) for row, line in enumerate(lines) for pair in getattr(line, name)
-            ]
-            return torch.tensor(triples, dtype=torch.long).view(-1, 3)
-
-        return Rows(
-            ids=padded("ids", 0),
-            kinds=padded("kinds", int(Kind.PADDING)),
-            blocks=padded("blocks", -1),
-            positions=padded("positions", 0),
-            turns=torch.tensor(block),
-            owners=looks("owners"),
-            sources=looks("sources"),
+        lines: list[tuple[list[int], list[int], list[int], list[int]]] = []
+        for turns, size in zip(conversations, block, strict=True):
+            line: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
+            for index, turn in enumerate(turns):
+                own, marks = self.turn(turn)
+                start = 0 if index % size == 0 else line[3][-1] + 1
+                line[0].extend(own)
+                line[1].extend(marks)
+                line[2].extend([index // size] * len(own))
+                line[3].extend(range(start, start + len(own)))
+            lines.append(line)
+        width = max(len(line[0]) for line in lines)
+        padding = (0, int(Kind.PADDING), -1, 0)
+        ids, kinds, blocks, positions = (
+            torch.tensor([line[i] + [pad] * (width - len(line[i])) for line in lines])
+            for i, pad in enumerate(padding)
         )
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A canonical sentence in a turn: where its owner and "is" stand, the value's length."""
-
-    subject: Subject
-    owner: int
-    verb: int
-    size: int
-
-
-class _Line:
-    """One row while it is put together."""
-
-    def __init__(self, tokeniser: Tokeniser, turns: Sequence[Turn], size: int) -> None:
-        self.ids: list[int] = []
-        self.kinds: list[int] = []
-        self.blocks: list[int] = []
-        self.positions: list[int] = []
-        self.owners: list[tuple[int, int]] = []
-        self.sources: list[tuple[int, int]] = []
-        confirmed: dict[Subject, tuple[int, int, int]] = {}
-        for index, turn in enumerate(turns):
-            own, marks = tokeniser.turn(turn)
-            first = 0 if index % size == 0 else self.positions[-1] + 1
-            for sentence in tokeniser.sentences(own, turn):
-                self._look(sentence, turn, index // size, confirmed)
-            self.ids += own
-            self.kinds += marks
-            self.blocks += [index // size] * len(own)
-            self.positions += range(first, first + len(own))
-
-    def _look(
-        self,
-        sentence: Sentence,
-        turn: Turn,
-        block: int,
-        confirmed: dict[Subject, tuple[int, int, int]],
-    ) -> None:
-        start = len(self.ids)
-        verb = start + sentence.verb
-        # A value's token is predicted at the one before it, and written at its own.
-        self.owners += [(verb + i, start + sentence.owner) for i in range(sentence.size + 1)]
-        if turn.kind in ("fact", "update"):
-            confirmed[sentence.subject] = (block, verb + 1, sentence.size)
-        elif turn.kind == "question":
-            where, value, size = confirmed.get(sentence.subject, (-1, 0, 0))
-            if where == block and size == sentence.size:
-                self.sources += [(verb + i, value + i) for i in range(size)]
-
-
-def _find(ids: list[int], form: list[int]) -> int | None:
-    """Index of the first occurrence of a token sequence."""
-    for start in range(len(ids) - len(form) + 1):
-        if ids[start : start + len(form)] == form:
-            return start
-    return None
+        return Rows(ids, kinds, blocks, positions, turns=torch.tensor(block))
 
 
 def _mark(kinds: list[int], ids: list[int], form: list[int], kind: Kind) -> None:

@@ -44,8 +44,6 @@ class StageConfig:
         plain_level: first level of the others.
         alike: the chance that several subjects of a conversation share an attribute, so that only
             the entity tells their values apart.
-        guide: weight of the guidance of attention heads; it holds for half of the stage and is gone
-            at four fifths.
     """
 
     name: str
@@ -63,7 +61,6 @@ class StageConfig:
     level: int = 0
     plain_level: int = 0
     alike: float = 0.4
-    guide: float = 0.0
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], ...]:
@@ -110,11 +107,6 @@ def schedule(step: int, config: StageConfig) -> float:
     if done < config.hold:
         return rise
     return rise * max(0.02, (1.0 - done) / (1.0 - config.hold))
-
-
-def guidance(step: int, config: StageConfig) -> float:
-    """Weight of the guidance: constant, then falling linearly to nothing."""
-    return config.guide * min(1.0, max(0.0, (0.8 - step / config.steps) / 0.3))
 
 
 class Stage:
@@ -187,14 +179,8 @@ class Stage:
         curriculum = self.with_memory if memory else self.plain
         rows = curriculum.batch(memory=memory)
         share = 0.15 if config.train_backbone else 0.0
-        guide = guidance(self.step, config)
-        outcome = run_batch(
-            self.model, rows, self.weights, memory=memory, share=share, guided=guide > 0
-        )
+        outcome = run_batch(self.model, rows, self.weights, memory=memory, share=share)
         loss = outcome.loss
-        if outcome.misplaced is not None:
-            loss = loss + guide * outcome.misplaced
-            outcome.figures["misplaced"] = outcome.misplaced.item()
         if outcome.idle_write is not None:
             loss = loss + config.penalty * outcome.idle_write
         loss.backward()  # type: ignore[no-untyped-call]

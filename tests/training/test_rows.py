@@ -29,21 +29,15 @@ def model(tokeniser: Tokeniser) -> torch.nn.Module:
     return attach(backbone, DeltaMemConfig(rank=4, heads=2, update="no_lambda"))
 
 
-BADGE = Subject("me", "badge number", "code")
 FACT = Turn(
     "My badge number is QX-4821.", "Noted. Your badge number is QX-4821.", "fact", ("QX-4821",),
-    (BADGE,),
+    (Subject("me", "badge number", "code"),),
 )  # fmt: skip
-OTHER = Turn(
-    "My badge number is ZZ-1.", "Noted. Your badge number is ZZ-1.", "fact", ("ZZ-1",), (BADGE,)
-)
+OTHER = Turn("My badge number is ZZ-1.", "Noted. Your badge number is ZZ-1.", "fact", ("ZZ-1",))
 ASK = Turn(
-    "What is my badge number?", "Your badge number is QX-4821.", "question", ("QX-4821",), (BADGE,)
-)
-UNKNOWN = Turn(
-    "What is my name?", "Your name is not known to me yet.", "unknown",
-    subjects=(Subject("me", "name", "fullname"),),
+    "What is my badge number?", "Your badge number is QX-4821.", "question", ("QX-4821",)
 )  # fmt: skip
+UNKNOWN = Turn("What is my name?", "Your name is not known to me yet.", "unknown")
 
 
 def texts(tokeniser: Tokeniser, turn: Turn, kind: Kind) -> str:
@@ -77,7 +71,7 @@ def test_a_block_is_blind_to_other_blocks_without_memory(
     ends = []
     for first in (FACT, OTHER):
         for size in (1, 2):
-            hidden, _, _ = forward(model, tokeniser.rows([[first, ASK]], [size]), memory=False)
+            hidden, _ = forward(model, tokeniser.rows([[first, ASK]], [size]), memory=False)
             ends.append(hidden[0, -length:])
     apart_one, together_one, apart_other, together_other = ends
     torch.testing.assert_close(apart_one, apart_other, rtol=0, atol=1e-5)
@@ -95,8 +89,8 @@ def test_the_memory_crosses_blocks(tokeniser: Tokeniser, model: torch.nn.Module)
 
 def test_padding_changes_nothing(tokeniser: Tokeniser, model: torch.nn.Module) -> None:
     long = World(1).history(3, 3)[0]
-    alone, _, _ = forward(model, tokeniser.rows([[FACT, UNKNOWN]], [1]), memory=True)
-    padded, _, _ = forward(model, tokeniser.rows([[FACT, UNKNOWN], long], [1, 1]), memory=True)
+    alone, _ = forward(model, tokeniser.rows([[FACT, UNKNOWN]], [1]), memory=True)
+    padded, _ = forward(model, tokeniser.rows([[FACT, UNKNOWN], long], [1, 1]), memory=True)
     torch.testing.assert_close(padded[0, : alone.shape[1]], alone[0], rtol=0, atol=1e-5)
 
 
@@ -111,23 +105,3 @@ def test_the_penalty_on_idle_writes_reaches_the_gates(
     assert len(gates) == 4
     assert all(g is not None and g.abs().max() > 0 for g in gates.values())
     assert outcome.figures["beta idle"] == pytest.approx(0.18, abs=0.02)
-
-
-def test_guided_heads_look_from_values_to_their_owner_and_source(tokeniser: Tokeniser) -> None:
-    sister = Subject("sister", "home city", "city")
-    told = Turn("x", "Noted. Your sister's home city is Oslo.", "fact", ("Oslo",), (sister,))
-    asked = Turn("y", "Your sister's home city is Oslo.", "question", ("Oslo",), (sister,))
-    rows = tokeniser.rows([[told, asked]], [2])
-
-    def words(looks: torch.Tensor) -> list[tuple[str, str]]:
-        decode = tokeniser.template.tokenizer.decode
-        ids = rows.ids[0].tolist()
-        return [
-            (decode([ids[token]]), decode([ids[target]])) for _, token, target in looks.tolist()
-        ]
-
-    assert words(rows.owners) == [(" is", " sister"), (" Oslo", " sister")] * 2
-    assert words(rows.sources) == [(" is", " Oslo")]
-    apart = tokeniser.rows([[told, asked]], [1])
-    assert len(apart.owners) == 4
-    assert len(apart.sources) == 0  # out of view: only the memory can know
