@@ -1,8 +1,9 @@
 """What a cold process pays to go on with a conversation, by its length and by the window.
 
 A live session reads the new message only. A cold one reads the visible window again from the
-boundary: its price follows the window, not the history. Both are timed side by side, interleaved,
-on a random backbone of the built-in model's size class (skill plays no part in what is measured).
+boundary: its price follows the window, not the history. Both are measured side by side,
+interleaved, as processor time (a busy machine counts less), on a random backbone (skill plays no
+part in what is measured). Histories are cut so that the question itself evicts nothing.
 
 Run: python benchmarks/resume.py [turns ...]
 """
@@ -32,9 +33,23 @@ def told(turns: int) -> list[tuple[str, str]]:
 
 
 def call(model: Any, memory: Any, messages: list[tuple[str, str]]) -> float:
-    begun = time.perf_counter()
-    model.with_memory(MemorySlot(memory)).invoke(messages)
-    return (time.perf_counter() - begun) * 1000
+    begun = time.process_time()
+    slot = MemorySlot(memory)
+    model.with_memory(slot).invoke(messages)
+    assert slot.after is not None
+    return (time.process_time() - begun) * 1000
+
+
+def quiet(engine: Any, turns: int) -> Any:
+    """A history of about so many turns after which a question evicts nothing."""
+    for length in range(turns, turns + 20):
+        history = told(length)
+        plain = [{"role": role, "content": text} for role, text in history]
+        memory = engine.read(None, plain)
+        asked = engine.read(memory, [*plain, {"role": "user", "content": "and now? and then?"}])
+        if asked.ledger.evicted_count == memory.ledger.evicted_count:
+            return history, memory, plain
+    raise AssertionError("every question evicts")
 
 
 def measure(folders: Any, window: int, turns: int) -> dict[str, float]:
@@ -46,9 +61,7 @@ def measure(folders: Any, window: int, turns: int) -> dict[str, float]:
         max_tokens=2,
     )
     engine = model.engine
-    history = told(turns)
-    plain = [{"role": role, "content": text} for role, text in history]
-    memory = engine.read(None, plain)
+    history, memory, plain = quiet(engine, turns)
     question = [*history, ("user", "and now?")]
     cold, live = [], []
     for _ in range(ROUNDS):

@@ -1,0 +1,111 @@
+"""Puts a thread's past in place again as if the forgotten turns had never been."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import partial
+from typing import Any
+
+from langgraph.checkpoint.base import CheckpointTuple
+
+from deltamem_agents.checkpoint import SQLAlchemySaver
+from deltamem_agents.checkpoint.rewriting import (
+    Rewrite,
+    arewrite_checkpoints,
+    rewrite_checkpoints,
+)
+from deltamem_agents.core.state import MemoryState
+from deltamem_agents.graph.past import Past, id_of, namespace_of, parent_of
+from deltamem_agents.graph.scrub import mentions, rewritten
+from deltamem_agents.graph.steps import Effect, Steps
+from deltamem_agents.graph.thread import Thread, memory_in, messages_in
+
+
+def rewrite_past(thread: Thread, past: Past, memories: dict[str, MemoryState | None]) -> Steps[int]:
+    """Store what changed, on our saver in one transaction; how many checkpoints."""
+    changes = list(_changes(thread, past, memories))
+    saver = thread.saver
+    if isinstance(saver, SQLAlchemySaver):
+        yield Effect(
+            lambda: rewrite_checkpoints(saver, changes),
+            lambda: arewrite_checkpoints(saver, changes),
+        )
+        return len(changes)
+    for change in changes:
+        versions = change.checkpoint["channel_versions"]
+        arguments: Any = (change.config, change.checkpoint, change.metadata, versions)
+        yield Effect(
+            partial(saver.put, *arguments),
+            partial(saver.aput, *arguments),
+        )
+    return len(changes)
+
+
+def _changes(
+    thread: Thread, past: Past, memories: dict[str, MemoryState | None]
+) -> Iterable[Rewrite]:
+    """The checkpoints that held what is forgotten, and those whose writes brought it."""
+    holding = {_place(one): _holds(one, past, memories) for one in past.saved}
+    bringing = {(namespace_of(one), parent_of(one)) for one in past.saved if holding[_place(one)]}
+    versions = _Versions(thread)
+    for one in past.saved:
+        place = _place(one)
+        if not holding[place] and place not in bringing and not _written(one, past):
+            continue
+        memory = _memory_of(one, past, memories)
+        newest = messages_in(one)[-1:] if namespace_of(one) == past.namespace else []
+        in_turn = bool(newest) and newest[0].id in past.gone
+        brings = any(
+            parent_of(child) == id_of(one) and _brings(one, child, past.gone)
+            for child in past.saved
+            if namespace_of(child) == namespace_of(one)
+        )
+        checkpoint = rewritten(one, past.gone, memory, versions, due_is_gone=in_turn or brings)
+        parent = {**one.config["configurable"], "checkpoint_id": parent_of(one)}
+        writes = holding[place] or place in bringing or _written(one, past)
+        yield Rewrite({"configurable": parent}, checkpoint, one.metadata, writes)
+
+
+class _Versions(dict[tuple[str, Any], Any]):
+    """Makes a new version for each old one that is asked for."""
+
+    def __init__(self, thread: Thread) -> None:
+        super().__init__()
+        self._next = thread.saver.get_next_version
+
+    def __missing__(self, key: tuple[str, Any]) -> Any:
+        self[key] = self._next(key[1], None)
+        return self[key]
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
+def _place(saved: CheckpointTuple) -> tuple[str, str]:
+    return namespace_of(saved), id_of(saved)
+
+
+def _holds(saved: CheckpointTuple, past: Past, memories: dict[str, MemoryState | None]) -> bool:
+    values = saved.checkpoint["channel_values"]
+    return mentions(values, past.gone) or memory_in(saved) != _memory_of(saved, past, memories)
+
+
+def _memory_of(
+    saved: CheckpointTuple, past: Past, memories: dict[str, MemoryState | None]
+) -> MemoryState | None:
+    """A nested agent's memory that may have read it is dropped: it reads again at its next call."""
+    if namespace_of(saved) == past.namespace:
+        return memories[id_of(saved)]
+    own = [one for one in past.saved if namespace_of(one) == namespace_of(saved)]
+    heard = any(mentions(one.checkpoint["channel_values"], past.gone) for one in own)
+    return None if heard else memory_in(saved)
+
+
+def _written(saved: CheckpointTuple, past: Past) -> bool:
+    return any(mentions(value, past.gone) for _, _, value in saved.pending_writes or ())
+
+
+def _brings(saved: CheckpointTuple, child: CheckpointTuple, gone: Collection[str]) -> bool:
+    """Whether what waits at a checkpoint becomes a forgotten message in its child."""
+    there = {message.id for message in messages_in(saved)}
+    return any(message.id in gone and message.id not in there for message in messages_in(child))
