@@ -123,6 +123,28 @@ def test_a_thread_without_an_id(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "nobody" in said
 
 
+def test_an_agent_called_without_a_thread(tiny: Path) -> None:
+    from langchain.agents import create_agent
+
+    from deltamem_agents import ChatDeltaMem, DeltaMemMiddleware, SQLAlchemySaver
+
+    model = ChatDeltaMem(model=str(tiny / "backbone"), adapter=str(tiny / "adapter"))
+    with SQLAlchemySaver(tiny / "agent.db") as saver:
+        agent = create_agent(model, middleware=[DeltaMemMiddleware()], checkpointer=saver)
+        said = {"messages": [("user", "Hello")]}
+        with pytest.raises(ValueError, match="thread_id"):  # LangGraph's own, before the saver
+            agent.invoke(said, {"configurable": {}})
+        with pytest.raises(DeltaMemError, match="thread"):
+            agent.invoke(said, {"configurable": {"thread_id": ""}})
+        assert saver.stats().checkpoints == 0
+
+
+def test_an_empty_thread_id(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "some.db"
+    assert run(["db", "init", str(path)]) == 0
+    assert "thread" in refused(capsys, "facts", "list", path, "")
+
+
 def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No such command" in refused(capsys, "remember")
 

@@ -37,5 +37,6 @@ def test_the_first_thing_to_see_is_what_the_demo_prints() -> None:
 
 def test_the_files_it_names_are_there() -> None:
     named = set(re.findall(r"`((?:docs|examples|notebooks|deltamem_agents)/[\w./]*)`", TEXT))
-    assert len(named) >= 4
+    named |= set(re.findall(r"\]\((docs/[\w./-]*)\)", TEXT))
+    assert len(named) >= 15
     assert {name for name in named if not (ROOT / name).exists()} == set()
