@@ -63,6 +63,7 @@ class CallContext:
     closes: bool
     record: bool
     single: bool = False
+    autocast: bool = False
     checkpointed: bool = False
     carries_graph: bool = False
     initial: dict[int, Tensor] = field(default_factory=dict)
@@ -119,6 +120,7 @@ def build_context(
     context = CallContext(
         store, batch, length, token_mask, write, write_mask, segments, call.closes, call.record
     )
+    context.autocast = torch.is_autocast_enabled(device.type)
     unmasked = token_mask is None and write_mask is None and segments is None
     context.single = (
         length == 1 and write and unmasked and not call.record

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deltamem_agents.adapter.call import CallContext
+from deltamem_agents.adapter.packing import Packed
 from deltamem_agents.adapter.projections import Projections
 from deltamem_agents.adapter.segments import Sums, add_sums, segment_sums
 from deltamem_agents.adapter.store import TAIL, Undo, WriteRecord
@@ -37,22 +38,27 @@ class DeltaMemory(Projections):
         Returns:
             for each correction [B, T, out], in the dtype of `hidden`.
         """
-        if torch.is_autocast_enabled(hidden.device.type):
+        if context.autocast:
             with torch.autocast(hidden.device.type, enabled=False):
                 return self._forward(hidden, context, layer)
         return self._forward(hidden, context, layer)
 
     def _forward(self, hidden: Tensor, context: CallContext, layer: int) -> dict[str, Tensor]:
-        x = hidden.float()
+        dtype, packed = hidden.dtype, self.ready()
+        x = hidden if dtype == torch.float32 else hidden.float()
         scale = self.config.alpha / self.config.rank
         if context.single and not torch.is_grad_enabled():
-            before = context.store.get(layer, x.shape[0], x.device)
-            reads, after = memory_step(self.project(x).squeeze(1), before, self.rule, scale)
+            before = context.store.get(layer, context.batch, x.device)
+            projected = self.project(x, packed).view(context.batch, -1)
+            reads, after = memory_step(projected, before, self.rule, scale)
             context.store.put(layer, after, Undo(1, before))
-            return self.corrections(reads.unsqueeze(1), hidden.dtype)
-        return self.corrections(self._read_and_write(x, context, layer) * scale, hidden.dtype)
+            return self.corrections(reads.view(context.batch, 1, -1), dtype, packed)
+        reads = self._read_and_write(x, context, layer, packed).flatten(-2)
+        return self.corrections(reads * scale, dtype, packed)
 
-    def _read_and_write(self, x: Tensor, context: CallContext, layer: int) -> Tensor:
+    def _read_and_write(
+        self, x: Tensor, context: CallContext, layer: int, packed: list[Packed] | None
+    ) -> Tensor:
         if context.carries_graph and not context.sealed and not torch.is_grad_enabled():
             raise UnsupportedModelError(
                 "gradients flow through the memory",
@@ -63,7 +69,7 @@ class DeltaMemory(Projections):
         if before is None:
             before = context.store.get(layer, x.shape[0], x.device)
             context.initial[layer] = before
-        q, k, v, keep, erase, beta = unpack(self.project(x), self.rule)
+        q, k, v, keep, erase, beta = unpack(self.project(x, packed), self.rule)
         if not context.write or context.segment_ids is not None:
             reads = torch.einsum("bhij,bthj->bthi", before, q)
             if context.token_mask is not None:
@@ -136,7 +142,7 @@ class DeltaMemory(Projections):
         if total.shape[1] == 0:
             return before
         present = count > 0
-        means = self.project(total / count.clamp_min(1)[..., None])
+        means = self.project(total / count.clamp_min(1)[..., None], self.ready())
         q, k, v, keep, erase, beta = unpack(means, self.rule)
         after = delta_scan(q, k, v, keep, erase, beta, before, present)[1]
         if context is not None and context.record and not context.sealed:

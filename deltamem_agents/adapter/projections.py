@@ -36,6 +36,7 @@ class Projections(nn.Module):
         if not config.couple_lambda:
             self._in.append("lambda_proj")
             self._bias.append("lambda_bias")
+        self._widths = list(self.sizes.values())
         self.rule = rule_of(config)
         self._out = [f"delta_{name}_proj" for name in self.sizes]
         for name, shape in self._shapes(site.hidden).items():
@@ -101,35 +102,36 @@ class Projections(nn.Module):
             return None
         return packed if all(part.holds(owner) for part in packed) else None
 
-    def project(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor, packed: list[Packed] | None = None) -> Tensor:
         """Memory queries, keys, values and gate logits of hidden states, packed (eqs. 4-5).
 
         Args:
             x: float32 [B, T, d].
+            packed: the matrices, if they are ready.
 
         Returns:
             [B, T, rule.width], laid out as `core.step.StepRule` says.
         """
-        packed = self.ready()
         if packed is not None:
             return F.linear(x, packed[0].buffer, packed[1].buffer)
         bias = F.pad(stacked(self._parameters, self._bias), (3 * self.config.width, 0))
         return F.linear(x, stacked(self._parameters, self._in), bias)
 
-    def corrections(self, reads: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    def corrections(
+        self, reads: Tensor, dtype: torch.dtype, packed: list[Packed] | None = None
+    ) -> dict[str, Tensor]:
         """Corrections of the projections (eqs. 7-9).
 
         Args:
-            reads: float32 [B, T, H, R], times alpha / R.
+            reads: float32 [B, T, S], times alpha / R.
             dtype: of the result.
+            packed: the matrices, if they are ready.
         """
-        packed = self.ready()
         weight = packed[2].buffer if packed is not None else stacked(self._parameters, self._out)
-        together = F.linear(reads.flatten(-2), weight)
-        sizes = list(self.sizes.values())
+        together = F.linear(reads, weight)
         if not self.config.trainable_scale and not self.config.o_rmsnorm:
-            return dict(zip(self.sizes, torch.split(together.to(dtype), sizes, -1), strict=True))
-        parts = dict(zip(self.sizes, torch.split(together, sizes, -1), strict=True))
+            return self._split(together if together.dtype == dtype else together.to(dtype))
+        parts = self._split(together)
         if self.config.trainable_scale:
             factors = (
                 torch.sigmoid(self.get_parameter("delta_scale_raw").float()) * self.config.scale_max
@@ -144,6 +146,10 @@ class Projections(nn.Module):
             eps = self.config.o_rmsnorm_eps
             parts["o"] = F.rms_norm(parts["o"], (self.sizes["o"],), weight, eps)
         return {name: part.to(dtype) for name, part in parts.items()}
+
+    def _split(self, together: Tensor) -> dict[str, Tensor]:
+        parts = torch.split(together, self._widths, -1)
+        return dict(zip(self.sizes, parts, strict=True))
 
 
 def rule_of(config: DeltaMemConfig) -> StepRule:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,8 +47,7 @@ class WriteRecord:
     written: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Undo:
+class Undo(NamedTuple):
     """What a layer needs to take back tokens of one call.
 
     Args:
@@ -63,6 +63,27 @@ class Undo:
     replay: Callable[[int], tuple[Tensor, tuple[Tensor, Tensor] | None]] | None = None
 
 
+class _History:
+    """What can be taken back from one layer: calls, as far as they hold the newest tokens."""
+
+    __slots__ = ("calls", "tokens")
+
+    def __init__(self) -> None:
+        self.calls: deque[Undo] = deque()
+        self.tokens = 0
+
+    def push(self, undo: Undo) -> None:
+        self.calls.append(undo)
+        self.tokens += undo.length
+        while self.tokens - self.calls[0].length >= TAIL:
+            self.tokens -= self.calls.popleft().length
+
+    def pop(self) -> Undo:
+        undo = self.calls.pop()
+        self.tokens -= undo.length
+        return undo
+
+
 class MemoryStore:
     """States fp32 [B, H, R, R] by layer; empty means zero, of whatever batch comes first."""
 
@@ -71,7 +92,7 @@ class MemoryStore:
         self.states: dict[int, Tensor] = {}
         self.sums: dict[int, tuple[Tensor, Tensor]] = {}
         self.records: list[WriteRecord] = []
-        self._undo: dict[int, deque[Undo]] = {}
+        self._undo: dict[int, _History] = {}
 
     def get(self, layer: int, batch: int, device: torch.device) -> Tensor:
         """The state of a layer, [batch, H, R, R].
@@ -98,13 +119,10 @@ class MemoryStore:
         if undo is None:
             self._undo.pop(layer, None)
             return
-        history = self._undo.setdefault(layer, deque())
-        history.append(undo)
-        if len(history) > 1:
-            kept = sum(past.length for past in history) - history[0].length
-            while kept >= TAIL:
-                history.popleft()
-                kept -= history[0].length
+        history = self._undo.get(layer)
+        if history is None:
+            history = self._undo[layer] = _History()
+        history.push(undo)
 
     def memory(self) -> Tensor | None:
         """All states, [B, layers, H, R, R], or None while they are zero."""
@@ -148,7 +166,7 @@ class MemoryStore:
         if tokens == 0 or not self.states:
             return
         layers = self.plan.layers
-        if any(sum(u.length for u in self._undo.get(i, ())) < tokens for i in layers):
+        if any(i not in self._undo or self._undo[i].tokens < tokens for i in layers):
             raise StateError(
                 f"the newest tokens can be taken back from a memory: those of the last call, "
                 f"at most {TAIL} of a long one, nothing across a change of the batch",
@@ -168,7 +186,7 @@ class MemoryStore:
             if kept:
                 assert undo.replay is not None
                 state, sums = undo.replay(kept)
-                history.append(replace(undo, length=kept))
+                history.push(undo._replace(length=kept))
             self.states[layer] = state
             if sums is None:
                 self.sums.pop(layer, None)

@@ -50,7 +50,8 @@ FAMILIES: dict[str, dict] = {
     "bloom": {}, "persimmon": {"num_key_value_heads": 4},
     "qwen3_next": {**HEADS, **MOE, **LINEAR}, "lfm2": {},
     "mpt": {"d_model": 64, "n_heads": 4, "n_layers": 4}, "qwen3_5_text": {**HEADS, **LINEAR},
-    "qwen3_5_moe_text": {**HEADS, **MOE, **LINEAR}, "gemma4_text": HEADS,
+    "qwen3_5_moe_text": {**HEADS, **MOE, **LINEAR},
+    "gemma4_text": {**HEADS, "vocab_size_per_layer_input": 200},
     "gpt_neo": {"num_layers": 4, "attention_types": [[["global", "local"], 2]]},
 }  # fmt: skip
 FALCONS = {
