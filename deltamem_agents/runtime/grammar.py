@@ -62,7 +62,7 @@ class Grammars:
         Raises:
             MessageError: a schema has something that decoding cannot enforce, or cannot be met.
         """
-        opening = self._id(_OPEN)
+        opening, reserve = self._id(_OPEN), self._reserve(rules)
         if rules.calls == "never":
             if rules.schema is None:
                 return None if opening is None else lambda: _Banned(opening, len(self._tokenizer))
@@ -72,14 +72,13 @@ class Grammars:
                 return None
             grammar = self._lark(rules, text=True)
             self._check(grammar)
-            return lambda: _AfterOpening(self._matcher(grammar), opening, rules.parallel)
+            return lambda: _AfterOpening(self._matcher(grammar, reserve), opening, rules.parallel)
         else:
             grammar = self._lark(rules, text=False)
         self._check(grammar)
-        reserve = self._reserve(rules)
         return lambda: self._matcher(grammar, reserve)
 
-    def _matcher(self, grammar: str, reserve: int = 0) -> Matcher:
+    def _matcher(self, grammar: str, reserve: int) -> Matcher:
         from llguidance import LLMatcher
 
         inner = LLMatcher(self._wrapped, grammar, log_level=0)
