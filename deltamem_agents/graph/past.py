@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from langchain_core.messages import AnyMessage
 from langgraph.checkpoint.base import CheckpointTuple
 
 from deltamem_agents.errors import ThreadHistoryError
+from deltamem_agents.graph.scrub import mentions
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread, messages_in
 from deltamem_agents.graph.turns import Predicate, selected_turns
@@ -33,6 +35,16 @@ class Past:
     def own(self) -> list[CheckpointTuple]:
         """The checkpoints of the graph itself."""
         return [one for one in self.saved if namespace_of(one) == self.namespace]
+
+    @cached_property
+    def nested(self) -> frozenset[str]:
+        """Other namespaces that held a forgotten message; asked for when all are chosen."""
+        return frozenset(
+            namespace_of(one)
+            for one in self.saved
+            if namespace_of(one) != self.namespace
+            and mentions(one.checkpoint["channel_values"], self.gone)
+        )
 
     def tips(self) -> list[CheckpointTuple]:
         """The newest checkpoint of each branch."""

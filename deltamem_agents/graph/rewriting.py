@@ -48,6 +48,9 @@ def _changes(
     holding = {_place(one): _holds(one, past, memories) for one in past.saved}
     bringing = {(namespace_of(one), parent_of(one)) for one in past.saved if holding[_place(one)]}
     versions = _Versions(thread)
+    children: dict[tuple[str, str | None], list[CheckpointTuple]] = {}
+    for one in past.saved:
+        children.setdefault((namespace_of(one), parent_of(one)), []).append(one)
     for one in past.saved:
         place = _place(one)
         if not holding[place] and place not in bringing and not _written(one, past):
@@ -55,11 +58,7 @@ def _changes(
         memory = _memory_of(one, past, memories)
         newest = messages_in(one)[-1:] if namespace_of(one) == past.namespace else []
         in_turn = bool(newest) and newest[0].id in past.gone
-        brings = any(
-            parent_of(child) == id_of(one) and _brings(one, child, past.gone)
-            for child in past.saved
-            if namespace_of(child) == namespace_of(one)
-        )
+        brings = any(_brings(one, child, past.gone) for child in children.get(place, ()))
         checkpoint = rewritten(one, past.gone, memory, versions, due_is_gone=in_turn or brings)
         parent = {**one.config["configurable"], "checkpoint_id": parent_of(one)}
         writes = holding[place] or place in bringing or _written(one, past)
@@ -96,9 +95,7 @@ def _memory_of(
     """A nested agent's memory that may have read it is dropped: it reads again at its next call."""
     if namespace_of(saved) == past.namespace:
         return memories[id_of(saved)]
-    own = [one for one in past.saved if namespace_of(one) == namespace_of(saved)]
-    heard = any(mentions(one.checkpoint["channel_values"], past.gone) for one in own)
-    return None if heard else memory_in(saved)
+    return None if namespace_of(saved) in past.nested else memory_in(saved)
 
 
 def _written(saved: CheckpointTuple, past: Past) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
+from langgraph.types import Send
 
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.graph.state import MEMORY_KEY
@@ -22,7 +24,11 @@ def mentions(value: Any, gone: Collection[str]) -> bool:
         return any(mentions(part, gone) for part in value.values())
     if isinstance(value, list | tuple | set | frozenset):
         return any(mentions(part, gone) for part in value)
-    return mentions(vars(value), gone) if hasattr(value, "__dict__") else False
+    if isinstance(value, Send):
+        return mentions(value.arg, gone)
+    if is_dataclass(value) and not isinstance(value, type | MemoryState):
+        return any(mentions(getattr(value, part.name), gone) for part in fields(value))
+    return False
 
 
 def scrub(value: Any, gone: Collection[str]) -> Any:

@@ -164,6 +164,32 @@ def test_all_forgotten_leaves_an_empty_memory(tiny: Any, file_saver: Any) -> Non
     close(now["delta_memory"], replayed(model, now["messages"]))
 
 
+def test_an_agent_inside_the_graph_forgets_too(tiny: Any, tmp_path: Path) -> None:
+    from langgraph.graph import START, MessagesState, StateGraph
+
+    from deltamem_agents.graph.nodes import memory_node
+
+    model = tiny()
+    inner = create_agent(
+        model, tools=[], middleware=[DeltaMemMiddleware()], name="inner", checkpointer=True
+    )
+    builder = StateGraph(MessagesState).add_node("inner", inner)
+    builder.add_node("chat", memory_node(model))
+    builder.add_edge(START, "inner").add_edge("inner", "chat")
+    with SQLAlchemySaver(f"sqlite:///{tmp_path / 'agent.db'}") as saver:
+        graph = builder.compile(checkpointer=saver)
+        badge = told(graph, turns=3, secret=1)
+        ThreadMemory(graph, WHERE).forget(badge)
+        for part in tmp_path.iterdir():
+            assert SECRET.encode() not in part.read_bytes(), part.name
+        now = graph.get_state(WHERE).values
+        close(saver.memory_at(WHERE, "delta_memory"), replayed(model, now["messages"]))
+        nested: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "inner"}}
+        assert saver.memory_at(nested, "delta_memory") is None
+        said = say(graph, "and on")
+        close(saver.memory_at(nested, "delta_memory"), replayed(model, said[:-1]))
+
+
 async def test_async_and_other_savers(tiny: Any) -> None:
     model = tiny()
     graph = agent(model, InMemorySaver())
