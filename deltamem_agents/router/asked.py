@@ -27,7 +27,8 @@ class _Said:
 
     @property
     def weak(self) -> bool:
-        return self.word in STOP or self.word in _AFTER
+        action = len(self.word) > 5 and self.word.endswith(("ed", "ing"))
+        return action or self.word in STOP or self.word in _AFTER
 
 
 # What may follow a slot without becoming part of it, beside stop words.

@@ -7,7 +7,13 @@ from dataclasses import replace
 
 from deltamem_agents.router.analyze import STOP
 from deltamem_agents.router.facts import Draft
-from deltamem_agents.router.plain import Statement, asks, sentence_spans, statements
+from deltamem_agents.router.plain import (
+    Statement,
+    asks,
+    beside,
+    sentence_spans,
+    statements,
+)
 from deltamem_agents.router.secrets import redact, secret_spans
 from deltamem_agents.router.typed import Typed, typed_values
 
@@ -31,6 +37,7 @@ def extract(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
     hidden = [] if keep_secrets else secret_spans(text)
     typed = typed_values(text)
     told = list(statements(text))
+    told += _beside(text, typed, {start for _, start, _ in told})
     drafts = [_plain(text, told_one, typed) for told_one in told]
     covered = [(draft.start, draft.end) for draft in drafts]
     for start, end in sentence_spans(text):
@@ -44,6 +51,19 @@ def extract(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
         ]
     drafts.sort(key=lambda draft: (draft.start, draft.end))
     return tuple(_hide(text, draft, hidden) for draft in drafts)
+
+
+def _beside(text: str, typed: list[Typed], read: set[int]) -> list[tuple[Statement, int, int]]:
+    """Statements of sentences that the grammar did not read, by what stands beside what."""
+    found = []
+    for start, end in sentence_spans(text):
+        if start in read or asks(text[start:end]):
+            continue
+        inside = [(t.start, t.end) for t in typed if start <= t.start < end]
+        statement = beside(text, start, end, inside)
+        if statement is not None:
+            found.append((statement, start, end))
+    return found
 
 
 def _plain(text: str, told: tuple[Statement, int, int], typed: list[Typed]) -> Draft:

@@ -25,7 +25,9 @@ _HOLDER = (
 )
 _ANYONE = rf"(?:I|[Ww]e|{_HOLDER})"
 _COPULA = (
-    r"(?:\s+(?:(?:is|are|will be|has been|have been|was born|has changed|changed|has become|became"
+    r"(?:\s+(?:(?:is|are|will be|has been|have been|was born|has changed|changed|became"
+    r"|(?:has|have) (?:just |recently |finally |only just )?become"
+    r"|(?:happens|turns out|turned out|seems|appears|is meant|is supposed) to be"
     r"|(?:was|got|has been) (?:changed|set|updated|moved|switched)(?=\s+to)"
     r"|remains|equals)(?:\s+(?:now|set|changed|updated))?(?:\s+to)?(?:\s+(?:be|now))?)\s+"
     r"|['’]s\s+(?=now\b)|\s*(?::\s|\s=)\s*(?=\S))"
@@ -44,8 +46,8 @@ def _found(match: re.Match[str], subject: str, attribute: str, revisable: bool =
 
 _FILED = re.compile(
     rf"(?:(?:[Yy]ou|I|[Ww]e)\s+(?:can|could|should|may|have|will)\s+)?(?:[Pp]lease\s+)?"
-    rf"(?:[Ww]rite down|[Ss]ave|store|record|note(?: down)?|file)\s+"
-    rf"(?P<v>.+?)\s+as\s+{_POSSESSIVE}$"
+    rf"(?:[Ww]rite down|[Ss]ave|store|record|note(?: down)?|file|[Uu]se|[Kk]eep)\s+"
+    rf"(?P<v>.+?)\s+(?:as|for)\s+{_POSSESSIVE}$"
 )
 
 
@@ -133,7 +135,10 @@ _OF = re.compile(
 
 def _of(clause: str) -> Found | None:
     match = _OF.match(clause)
-    return _found(match, match.group("s"), match.group("a")) if match else None
+    if match is None:
+        return None
+    start, end = _placeless(match)
+    return match.group("s"), match.group("a"), start, end, True
 
 
 _LIKED = re.compile(
@@ -158,9 +163,15 @@ def _possessive(clause: str) -> Found | None:
     if attribute.lower() in PEOPLE and re.match(r"an?\s", match.group("v")):
         owner = "my " if match.group("own") else subject + "'s "
         return _found(match, owner + attribute, "job")
+    start, end = _placeless(match)
+    return subject, attribute, start, end, True
+
+
+def _placeless(match: re.Match[str]) -> tuple[int, int]:
+    """The value's span without "in", "on", "at"."""
     place = re.match(r"(?:in|on|at)\s+", match.group("v"))
     start, end = match.span("v")
-    return subject, attribute, start + (place.end() if place else 0), end, True
+    return start + (place.end() if place else 0), end
 
 
 _INVERSE = re.compile(rf"(?P<v>\S.{{0,80}}?)\s+is\s+(?:now\s+)?{_POSSESSIVE}$")
@@ -188,3 +199,19 @@ def _label(clause: str) -> Found | None:
 STRONG = (_filed, _changed, _called, _owned_thing, _verb, _of, _liked, _possessive)
 WEAK = (_inverse, _label)
 INNER = (_of, _possessive)
+
+_ENDS = (
+    r"(?=\s+(?:is|are|was|has|have|as|for|to|at|by|with|in|on|from|under|of|will|now|and|but|please|we|I"
+    r"|becomes?|became|turned|turns|seems|got|gets|goes|went|reads?|says|stands|equals|happens|just"
+    r"|should|would|can|must)\b|\s*[,.;:!?=]|\s*$)"
+)
+SLOT = re.compile(
+    rf"{_POSSESSIVE}{_ENDS}|[Tt]he\s+(?P<a2>{_NOUNS})\s+of\s+(?P<s2>{_HOLDER}){_ENDS}"
+)
+
+
+def slot_in(match: re.Match[str]) -> tuple[str, str]:
+    """Subject and attribute of a match of `SLOT`."""
+    if match.group("a2"):
+        return match.group("s2"), match.group("a2")
+    return _possessor(match), match.group("a")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from deltamem_agents.router.grammar import INNER, STRONG, WEAK, Found
+from deltamem_agents.router.grammar import INNER, SLOT, STRONG, WEAK, Found, slot_in
 from deltamem_agents.router.phrases import LEAD, TAIL
 
 
@@ -57,6 +57,31 @@ def statements(text: str) -> Iterator[tuple[Statement, int, int]]:
             found = _read(text, left, right)
             if found is not None:
                 yield found, start, end
+
+
+def beside(text: str, start: int, end: int, values: Sequence[tuple[int, int]]) -> Statement | None:
+    """The statement of a sentence that no reader knows: its one slot and its one typed value.
+
+    "Keep €699 for Junko's salary." has exactly one of each and denies nothing.
+
+    Args:
+        text: the message's text.
+        start: of the sentence.
+        end: of the sentence.
+        values: spans of the typed values in it.
+    """
+    if len(values) != 1 or _DENIED.search(text, start, end) or _COMMANDS.match(text, start, end):
+        return None
+    left, right = values[0]
+    slots = [
+        match
+        for match in SLOT.finditer(text, start, end)
+        if match.end() <= left or match.start() >= right
+    ]
+    if len(slots) != 1:
+        return None
+    subject, attribute = slot_in(slots[0])
+    return Statement(holder(subject), attribute.strip().lower(), left, right)
 
 
 def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
@@ -140,6 +165,11 @@ _PART = re.compile(
     re.IGNORECASE,
 )
 _THANKS = re.compile(r"[\s,]+(?:please|thanks|thank you|okay|ok|alright)$", re.IGNORECASE)
+_COMMANDS = re.compile(
+    r"\W*(?:please |can you |could you )*"
+    r"(?:write|draft|compose|ask|call|mail|email|tell|remind|send)\b",
+    re.IGNORECASE,
+)
 _ANNOUNCES = re.compile(r"(?:[:,]|\bthat)\s*$")
 
 
