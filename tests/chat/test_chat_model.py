@@ -52,7 +52,7 @@ def engine():
 
 @pytest.fixture
 def model(engine):
-    return ChatDeltaMem(model=engine)
+    return ChatDeltaMem(model=engine, max_tokens=200)
 
 
 def look(at: str, n: int = 0) -> str:
@@ -82,7 +82,7 @@ def merged(chunks):
 
 
 def test_stream_and_invoke_say_the_same_in_all_parts(model):
-    for said in ("think", "two calls", "broken call", "hello"):
+    for said in ("think", "two calls", "hello"):
         bound = model.bind_tools([look], temperature=0)
         slots = MemorySlot(), MemorySlot()
         plain = model.with_memory(slots[0]).bind_tools([look]).invoke(said)
@@ -136,23 +136,19 @@ def test_parallel_calls_and_a_tool_loop(model):
     assert bound.invoke([question, reply, *results]).content != ""
 
 
-def test_malformed_calls_are_invalid_tool_calls(model):
-    reply = model.bind_tools([look]).invoke("broken call", parallel_tool_calls=False)
-    assert reply.tool_calls == [] or reply.tool_calls[0]["args"]["at"]
-    # Without the grammar's help (a tokenizer without call tokens) the text arrives as it is.
-    from deltamem_agents.runtime.reply import ReplyParser
-
-    parser = ReplyParser()
-    parser.push(REPLIES["broken call"])
-    parser.flush()
-    assert parser.message()["invalid_tool_calls"][0]["args"] == '["at"]'
+def test_decoding_keeps_calls_well_formed(model):
+    """The script wants a call that the tool's schema forbids, and tokens are few."""
+    reply = model.bind_tools([look]).invoke("broken call", max_tokens=160)
+    assert reply.invalid_tool_calls == []
+    assert [call["name"] for call in reply.tool_calls] == ["look"]
+    assert isinstance(reply.tool_calls[0]["args"]["at"], str)
 
 
 @pytest.mark.parametrize(
     "choice", ["any", "required", True, "look", {"function": {"name": "look"}}]
 )
 def test_a_wanted_call_is_made(model, choice):
-    reply = model.bind_tools([look, Person], tool_choice=choice).invoke("hello", max_tokens=300)
+    reply = model.bind_tools([look, Person], tool_choice=choice).invoke("hello", max_tokens=160)
     made = [*reply.tool_calls, *reply.invalid_tool_calls]
     assert len(made) == 1
     assert made[0]["name"] in ({"look"} if choice not in ("any", "required", True) else {"look", "Person"})  # fmt: skip  # noqa: E501
@@ -169,7 +165,7 @@ def test_an_unwanted_call_is_not_made(model):
 def test_structured_output(model, schema, method):
     said = "person" if method != "function_calling" else "hello"
     result = model.with_structured_output(schema, method=method, include_raw=True).invoke(
-        said, max_tokens=120
+        said, max_tokens=160
     )
     if method != "function_calling":
         assert result["parsing_error"] is None
@@ -177,7 +173,8 @@ def test_structured_output(model, schema, method):
         values = values.model_dump() if schema is Person else values
         assert values == {"name": "Ann", "age": 5}
     else:
-        assert result["raw"].tool_calls or result["raw"].invalid_tool_calls
+        assert result["raw"].tool_calls[0]["name"] in ("Person", "PersonDict")
+        assert set(result["raw"].tool_calls[0]["args"]) == {"name", "age"}
 
 
 def test_a_schema_together_with_tools(model):
