@@ -109,7 +109,7 @@ def compare(shape: tuple[int, int, int], rounds: int, device: str) -> str:
         cells.append(f"{middle[name, False]:.3f} / {middle[name, True]:.3f}")
         if name != "loop":
             ratios = [middle["loop", both] / middle[name, both] for both in (False, True)]
-            cells.append(f"{ratios[0]:.0f}x / {ratios[1]:.0f}x")
+            cells.append(f"{ratios[0]:.3g}x / {ratios[1]:.3g}x")
     return "| " + " | ".join(cells) + " |"
 
 
