@@ -1,4 +1,4 @@
-"""Put what the demo prints, and the recall table, into README.md.
+"""Put what the demo prints and draws, and the recall table, into README.md.
 
     python docs/refresh_readme.py                 # run the demo anew
     python docs/refresh_readme.py --recall FILE   # and take what `deltamem eval recall` wrote
@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "memory.png"
 KINDS = {
     "memory": "with memory",
     "reset": "memory reset",
@@ -30,7 +32,7 @@ KINDS = {
 
 
 def demo() -> str:
-    """The demo's output, with a folder that reads well."""
+    """The demo's output, with a folder that reads well, and its picture."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "demo"
         done = subprocess.run(
@@ -38,8 +40,11 @@ def demo() -> str:
             cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, text=True, check=True,
             stdout=subprocess.PIPE,
         )  # fmt: skip
+        shutil.copy(place / "memory.png", PICTURE)
     lines = done.stdout.replace(str(place), "deltamem-demo").splitlines()
-    return "```text\n" + "\n".join(line.rstrip() for line in lines).strip() + "\n```"
+    text = "\n".join(line.rstrip() for line in lines).strip()
+    picture = f"![The memory, layer by layer](docs/{PICTURE.name})"
+    return f"```text\n{text}\n```\n\n{picture}"
 
 
 def recall(result: dict[str, Any]) -> str:
