@@ -31,7 +31,7 @@ def plot_course(course: Course, path: str | PathLike[str] | None = None) -> Pict
         upper.plot(index, norms[index], marker="o", ms=6, color="#b2182b" if ends else "#2166ac")
     lower.bar(range(len(points)), [point.drift for point in points], color="0.75", width=0.7)
     upper.set_ylabel("norm", fontsize=8, color=GREY)
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, 1.1 * (max(norms) or 1.0))
     lower.set_ylabel("drift", fontsize=8, color=GREY)
     lower.set_xlabel("tokens read; red: the end of a branch", fontsize=8, color=GREY)
     every = max(1, len(points) // 16)

@@ -30,16 +30,22 @@ def thread_page(
     Args:
         course: what the database holds; see `course.course`.
         trace: how strongly the conversation was written; None shows the plain text.
-        compare: indices of the two points compared first; by default the last one with the one
-            before it.
+        compare: indices among the course's points of the two compared first; by default the last
+            one with the one before it.
 
     Returns:
         HTML. What people said is escaped, and a content security policy forbids every request.
+
+    Raises:
+        StateError: the two points that are to be compared are of different adapters.
     """
     shape = course.last.memory.state.shape
     shown = [i for i, p in enumerate(course.points) if p.memory.state.shape == shape]
     last = len(shown) - 1
-    start, end = compare if compare is not None else (max(0, last - 1), last)
+    start, end = max(0, last - 1), last
+    if compare is not None:
+        course.points[compare[1]].memory.diff(course.points[compare[0]].memory)  # one adapter
+        start, end = (shown.index(index) for index in compare)
     points = [_point(course, index) for index in shown]
     values = {
         "shape": list(shape[:3]),
@@ -58,7 +64,7 @@ def thread_page(
         ),
         numbers=_numbers(course),
         timeline=timeline_svg(course, shown),
-        legend=_legend(trace),
+        legend=_legend(course, trace),
         conversation=conversation_html(course, trace),
         facts=_facts(course),
         data=json.dumps(values).replace("<", "\\u003c"),
@@ -108,10 +114,12 @@ def _numbers(course: Course) -> str:
     return "".join(f"<li><b>{value}</b><span>{name}</span></li>" for name, value in told.items())
 
 
-def _legend(trace: WriteTrace | None) -> str:
+def _legend(course: Course, trace: WriteTrace | None) -> str:
     gone = "Messages on grey have left the context window: they live on in the memory alone."
     if trace is None:
         return gone + " To see how strongly each token was written, give the model."
+    if trace.memory.fingerprint != course.last.memory.fingerprint:
+        gone += " The text was read with another model than the thread's."
     return (
         f"{gone} The redder a token, the more strongly it was written: &beta;, the mean over "
         f"layers, heads and rows, at most {float(trace.strength.max(initial=0.0)):.3f} here; hold "

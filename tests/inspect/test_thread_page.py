@@ -110,6 +110,16 @@ def test_the_page_is_whole_in_itself_and_escapes_what_people_say(stored) -> None
     assert not re.search(r"\$[a-z]", page)
 
 
+def test_the_page_tells_when_the_text_was_read_with_another_model(stored) -> None:
+    from deltamem_agents.testing import tiny_engine
+
+    seen = course(stored.saver, "nora")
+    own = thread_page(seen, trace_writes(stored.model, list(seen.messages)))
+    other = thread_page(seen, trace_writes(tiny_engine(seed=3), list(seen.messages)))
+    assert "another model" not in own
+    assert "another model" in other
+
+
 def browser() -> str:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
