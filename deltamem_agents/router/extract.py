@@ -60,6 +60,8 @@ def _beside(text: str, typed: list[Typed], read: set[int]) -> list[tuple[Stateme
         if start in read or asks(text[start:end]):
             continue
         inside = [(t.start, t.end) for t in typed if start <= t.start < end]
+        if any(t.kind == "number" and re.match(r"\s[A-Z]", text[t.end :]) for t in typed):
+            continue  # "31 Castle Hill" is no number
         statement = beside(text, start, end, inside)
         if statement is not None:
             found.append((statement, start, end))
@@ -68,6 +70,7 @@ def _beside(text: str, typed: list[Typed], read: set[int]) -> list[tuple[Stateme
 
 def _plain(text: str, told: tuple[Statement, int, int], typed: list[Typed]) -> Draft:
     statement, start, end = told
+    statement = replace(statement, end=_value_end(text, statement, typed))
     value = text[statement.start : statement.end]
     kind = next(
         (t.kind for t in typed if t.start <= statement.start + 1 and t.end >= statement.end - 1),
@@ -97,6 +100,38 @@ def _label(text: str, value: Typed, start: int) -> str:
         return value.kind  # none, or the verb of a command ("Use https://...")
     words = [word for word in match.group(1).lower().split() if word not in STOP]
     return " ".join(words) or value.kind
+
+
+_CLOSED = frozenset(
+    [
+        "url",
+        "email",
+        "uuid",
+        "iban",
+        "ip",
+        "date",
+        "amount",
+        "version",
+        "phone",
+        "code",
+        "id",
+        "time",
+    ]
+)
+_GOES_ON = re.compile(r"\s*(?:[-/+(]|(?:a|an|per|each|every|to|until|and|or|by)\b|[A-Z0-9])")
+
+
+def _value_end(text: str, statement: Statement, typed: list[Typed]) -> int:
+    """Where a typed value at the front ends the value ("$5 nowadays", not "$5 a month")."""
+    first = next((t for t in typed if t.start == statement.start and t.kind in _CLOSED), None)
+    if first is None or first.end >= statement.end:
+        return statement.end
+    joined = re.match(r"\s+at\s+", text[first.end : statement.end])
+    if joined is not None:
+        at = first.end + joined.end()
+        return next((t.end for t in typed if t.start == at), statement.end)
+    rest = text[first.end : statement.end]
+    return statement.end if _GOES_ON.match(rest) else first.end
 
 
 def _bare(text: str, value: Typed, start: int, end: int) -> Draft:

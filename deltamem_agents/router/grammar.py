@@ -58,7 +58,7 @@ def _filed(clause: str) -> Found | None:
 
 _CHANGED = re.compile(
     rf"(?:(?:I|we|they|you)\s+(?:have\s+|had to\s+|just\s+)*)?"
-    rf"(?:changed?|set|updated?|moved|switch(?:ed)?|renamed?|reset)\s+"
+    rf"(?:changed?|set|updated?|correct(?:ed)?|moved|switch(?:ed)?|renamed?|reset)\s+"
     rf"(?:{_POSSESSIVE}|the (?P<a2>{_NOUNS}) of (?P<s2>{_HOLDER}))\s+to\s+{_VALUE}$",
     re.IGNORECASE,
 )

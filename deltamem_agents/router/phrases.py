@@ -26,10 +26,12 @@ LEAD = re.compile(
 )
 # What may stand after a value without belonging to it.
 TAIL = re.compile(
-    r"(?:[\s,]+(?:these days|now|for now|from now on|for years|for ages|I think|I believe|today"
+    r"(?:[\s,]+(?:these days|nowadays|now"
+    r"|for now|from now on|for years|for ages|I think|I believe|today"
     r"|currently|at the moment|by the way|btw|please|too|as well|again|already"
     r"|okay\??|ok\??|alright\??|anyway"
-    r"|and nothing else|instead|(?:\(?not\b.*)|(?:as of (?:today|now))|since (?:last )?\w+))+$"
+    r"|and nothing else|instead"
+    r"|according to .*|(?:\(?not\b.*)|(?:as of (?:today|now))|since (?:last )?\w+))+$"
     r"|,\s+(?:just|I|you|we|if|so|but|which|who|because|do|does|in case|not|as|that"
     r"|and (?:I|you|we|that|it)|thanks|thank|right|by the|before"
     r"|after|until|when|while|though|although|see)\b.*$"
