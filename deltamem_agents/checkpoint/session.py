@@ -21,7 +21,9 @@ class Session:
 
     def __init__(self, raw: Any, statements: Statements, core: Connection | None = None) -> None:
         self.raw, self.statements, self._core = raw, statements, core
-        self._cursor = raw.cursor()
+        # psycopg's own connections give bytes as bytes, and not as hexadecimal, if asked to.
+        binary = type(raw.dbapi_connection).__module__ == "psycopg"
+        self._cursor = raw.cursor(binary=True) if binary else raw.cursor()
 
     @property
     def core(self) -> Connection:

@@ -7,6 +7,7 @@ always bound.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from operator import itemgetter
@@ -33,6 +34,7 @@ from deltamem_agents.checkpoint.at_once import AtOnce
 from deltamem_agents.checkpoint.tables import Tables
 
 Parameters = Mapping[str, Any]
+_ARRAY = re.compile(r"\)s(::[A-Z ]+\[\])")
 
 
 class Statement:
@@ -44,7 +46,11 @@ class Statement:
 
     def __init__(self, element: Executable, dialect: Dialect) -> None:
         compiled = element.compile(dialect=dialect)  # type: ignore[attr-defined]
-        self.sql: str = compiled.string
+        sql: str = compiled.string
+        if dialect.driver == "psycopg":
+            # Arrays travel as they are; psycopg would write those of bytes out in hexadecimal.
+            sql = _ARRAY.sub(r")b\1", sql)
+        self.sql = sql
         self._fixed: dict[str, Any] = {
             name: value for name, value in compiled.params.items() if value is not None
         }
