@@ -202,6 +202,12 @@ def _asks_slot(query: str) -> bool:
     return any(map(_is_slot, _OWN_SLOT.finditer(query)))
 
 
+def asks_owned(query: str) -> bool:
+    """Whether it names somebody's attribute: "my order number", "Anna's badge number"."""
+    owned = any("'" in m.group() or "’" in m.group() for m in _SLOT_ASKED.finditer(query))
+    return owned or any(map(_is_slot, _OWN_SLOT.finditer(query)))
+
+
 def _is_slot(match: re.Match[str]) -> bool:
     """Whether "my ..." is an attribute ("my badge number"), not a person or an aside."""
     words = [match.group(1).lower(), *match.group(2).lower().split()]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from deltamem_agents.errors import FileFormatError
 from deltamem_agents.router.facts import Citation, Fact, Hit
-from deltamem_agents.router.features import Features, features_of
+from deltamem_agents.router.features import Features, asks_owned, features_of
 
 Route = Literal["neural", "exact", "both", "abstain"]
 ROUTES: tuple[Route, ...] = ("neural", "exact", "both", "abstain")
@@ -162,7 +162,7 @@ def decide(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ()) -> D
     chances = classifier().probabilities(found)
     route = max(ROUTES, key=lambda name: chances[name])
     reason = _REASONS[route]
-    if route == "exact" and not safe(found, hits):
+    if route == "exact" and not safe(query, found, hits):
         route, reason = "both", "a fact fits, but not safely enough to answer by itself"
     elif chances[route] < SURE and hits and route in ("abstain", "exact"):
         route, reason = "both", f"unsure between {_close(chances)}"
@@ -173,11 +173,15 @@ def decide(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ()) -> D
     return Decision(route, query, facts, reason, chances[route], found, tuple(conflicts), best)
 
 
-def safe(found: Features, hits: Sequence[Hit]) -> bool:
+def safe(query: str, found: Features, hits: Sequence[Hit]) -> bool:
     """Whether the best fact may answer by itself: it is about what was asked, and undisputed."""
     if not hits or found.conflict or hits[0].fact.kind == "document":
         return False
-    return bool(found.named or (found.subject >= 0.999 and max(found.attribute, found.kind) > 0.5))
+    if found.named:
+        return True
+    if not hits[0].fact.subject and asks_owned(query):
+        return False  # somebody's order number is asked for, and this one is nobody's
+    return bool(found.subject >= 0.999 and max(found.attribute, found.kind) > 0.5)
 
 
 def _close(chances: Mapping[Route, float]) -> str:

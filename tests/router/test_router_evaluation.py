@@ -1,0 +1,65 @@
+"""The router's own evaluation runs, and on phrasings it was built with it holds its figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deltamem_agents.errors import FileFormatError
+from deltamem_agents.evaluation.tasks.router import evaluate_router
+from deltamem_agents.evaluation.tasks.router_locomo import load_locomo, recall, store_ranker
+from deltamem_agents.router.features import Features
+from deltamem_agents.router.policy import ROUTES, classifier
+
+
+def test_known_phrasings_are_routed() -> None:
+    figures = evaluate_router(seed=77, split="dev", threads=3).summary()
+    assert figures["queries"] >= 90
+    assert figures["exact answered verbatim"] >= 0.95
+    assert figures["absent or another tenant's: abstains"] >= 0.95
+    assert figures["absent: answered with a value"] == 0
+    assert figures["diffuse: needless retrieval"] <= 0.1
+    assert figures["citations valid"] == 1
+    assert figures["hits across tenants"] == 0
+    assert figures["hits after forget"] == 0
+
+
+def test_probabilities_are_probabilities_and_follow_the_evidence() -> None:
+    named = Features(
+        lookup=1, slot_asked=1, found=1, coverage=1, subject=1, attribute=1, named=1, gap=1
+    )
+    unknown = Features(lookup=1, slot_asked=1)
+    for found, best in ((named, "exact"), (unknown, "abstain"), (Features(), "neural")):
+        chances = classifier().probabilities(found)
+        assert set(chances) == set(ROUTES)
+        assert sum(chances.values()) == pytest.approx(1.0)
+        assert max(chances, key=lambda route: chances[route]) == best
+
+
+def test_locomo_is_read_and_ranked(tmp_path: Path) -> None:
+    turns = [
+        {"speaker": "Ana", "dia_id": "D1:1", "text": "I adopted a greyhound called Swift."},
+        {"speaker": "Ben", "dia_id": "D1:2", "text": "We painted the kitchen yellow."},
+    ]
+    sample = {
+        "sample_id": "s1",
+        "conversation": {"session_1_date_time": "today", "session_1": turns},
+        "qa": [
+            {"question": "What colour is the kitchen?", "evidence": ["D1:2"]},
+            {"question": "Unanswerable?", "evidence": []},
+        ],
+    }
+    path = tmp_path / "locomo.json"
+    path.write_text(json.dumps([sample]))
+    dialogues = load_locomo(path)
+    assert dialogues[0].turns["D1:2"] == "Ben: We painted the kitchen yellow."
+    assert recall(dialogues, store_ranker(tmp_path)) == {
+        "recall@5": 1.0,
+        "hit@5": 1.0,
+        "questions": 1.0,
+    }
+    path.write_text("[{}]")
+    with pytest.raises(FileFormatError, match=r"locomo10\.json"):
+        load_locomo(path)
