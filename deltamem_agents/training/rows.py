@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from deltamem_agents.runtime.template import ChatTemplate
-from deltamem_agents.training.world import Turn, lexicon
+from deltamem_agents.training.subjects import lexicon
+from deltamem_agents.training.world import Turn
 
 
 class Kind(IntEnum):

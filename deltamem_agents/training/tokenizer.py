@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from deltamem_agents.training.world import World, capital, lexicon
+from deltamem_agents.training.subjects import capital, lexicon
+from deltamem_agents.training.world import World
 
 VOCABULARY = 4096
 SPECIAL_TOKENS = (

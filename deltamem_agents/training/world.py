@@ -13,39 +13,23 @@ What is held out of all training, so that a test on it means something:
 
 from __future__ import annotations
 
-import json
 import random
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
-from typing import Any, Literal
+from typing import Literal
+
+from deltamem_agents.training.subjects import (
+    INVENTED_KINDS,
+    Subject,
+    capital,
+    held_out,
+    lexicon,
+    sentence,
+    subjects,
+)
 
 Split = Literal["train", "test"]
 Values = Literal["known", "invented", "all"]
-INVENTED_KINDS = ("digits", "code", "invented", "phrase", "version")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An entity and one of its attributes."""
-
-    entity: str
-    attribute: str
-    kind: str
-
-    def named(self, owner: Literal["my", "your"]) -> str:
-        """The subject in words, from the user's ("my") or the assistant's ("your") side."""
-        if self.entity == "me":
-            return f"{owner} {self.attribute}"
-        return f"{self.holder(owner)}'s {self.attribute}"
-
-    def holder(self, owner: Literal["my", "your"]) -> str:
-        """The entity in words."""
-        if self.entity in lexicon()["services"]:
-            return f"the {self.entity} service"
-        return f"{owner} {self.entity}"
 
 
 @dataclass(frozen=True)
@@ -70,49 +54,6 @@ class Turn:
             {"role": "user", "content": self.user},
             {"role": "assistant", "content": self.assistant},
         ]
-
-
-@cache
-def lexicon() -> dict[str, Any]:
-    """The words and phrasings that the world is made of."""
-    loaded: dict[str, Any] = json.loads(
-        files("deltamem_agents.training").joinpath("lexicon.json").read_text("utf-8")
-    )
-    return loaded
-
-
-@cache
-def subjects() -> tuple[Subject, ...]:
-    """Every subject of the world."""
-    words = lexicon()
-    people = [
-        Subject(entity, name, spec[0])
-        for entity in ["me", *words["people"]]
-        for name, spec in words["attributes"]["person"].items()
-    ]
-    services = [
-        Subject(entity, name, spec[0])
-        for entity in words["services"]
-        for name, spec in words["attributes"]["service"].items()
-    ]
-    return tuple(people + services)
-
-
-def held_out(subject: Subject, value: str) -> bool:
-    """Whether this triple is kept out of all training (one in five)."""
-    key = f"{subject.entity}|{subject.attribute}|{value}"
-    return zlib.crc32(key.encode()) % 5 == 0
-
-
-def sentence(subject: Subject, value: str | None) -> str:
-    """The canonical sentence, by which the assistant confirms, answers and declines."""
-    said = lexicon()["unknown"] if value is None else value
-    return f"{capital(subject.named('your'))} is {said}."
-
-
-def capital(text: str) -> str:
-    """The text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
 
 
 class World:

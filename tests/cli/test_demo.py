@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deltamem_agents.cli.demo_script import WINDOW, load_script
-from deltamem_agents.training.world import Subject, held_out, lexicon, subjects
+from deltamem_agents.training.subjects import Subject, held_out, lexicon, subjects
 
 SCRIPT = load_script()
 

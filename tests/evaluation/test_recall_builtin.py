@@ -10,7 +10,7 @@ import pytest
 from deltamem_agents.evaluation.recall import evaluate
 from deltamem_agents.evaluation.tasks.recall import Setting, converse, steps
 from deltamem_agents.runtime.loading import load_engine
-from deltamem_agents.training.world import held_out
+from deltamem_agents.training.subjects import held_out
 
 ONE = Setting(1, rows=("memory", "reset", "swapped", "unknown"))
 FOUR = Setting(4, rows=("memory", "reset"))

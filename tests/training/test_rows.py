@@ -10,8 +10,9 @@ from deltamem_agents.runtime.template import ChatTemplate
 from deltamem_agents.training.backbone import build_backbone
 from deltamem_agents.training.objective import Weights, forward, run_batch
 from deltamem_agents.training.rows import Kind, Tokeniser
+from deltamem_agents.training.subjects import Subject
 from deltamem_agents.training.tokenizer import build_tokenizer
-from deltamem_agents.training.world import Subject, Turn, World
+from deltamem_agents.training.world import Turn, World
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from deltamem_agents.training.world import World, held_out, lexicon, sentence, subjects
+from deltamem_agents.training.subjects import held_out, lexicon, sentence, subjects
+from deltamem_agents.training.world import World
 
 
 def tell(world: World, conversations: int) -> list[tuple[str, str, str]]:
