@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint unit wheel soak long bench train-builtin clean
+.PHONY: demo test lint unit wheel browser docs soak long bench train-builtin clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,8 +23,17 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(READY)
+unit: $(READY) browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not gpu and not network and not long"
+
+browser:  ## pages are tested in a real browser, where one can be had
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; } \
+		|| echo "no chromium: the page's browser test will skip, or fail with CI set"
+
+docs: $(READY)  ## the documentation as a site, offline once its tools are installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python docs/generate_errors.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: $(READY)  ## the wheel, in an empty environment without the checkout, runs the demo
 	$(BIN)/python tests/packaging/check_wheel.py

@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.selectable import CTE
 
 from deltamem_agents.checkpoint.tables import Tables
 
@@ -102,8 +103,6 @@ def sections(tables: Tables, rows: Select[Any]) -> Executable:
     number, kind, bytes, hash of the blob; see `rows.py`.
     """
     chosen = rows.cte("chosen")
-    channels, writes = tables.channels, tables.writes
-    blobs = tables.blobs
     heads = select(
         literal_column("0").label("section"),
         chosen.c.id.label("row"),
@@ -117,7 +116,12 @@ def sections(tables: Tables, rows: Select[Any]) -> Executable:
         chosen.c.body.label("data"),
         null().label("hash"),
     )
-    held = select(
+    return union_all(heads, _held(tables, chosen), _pending(tables, chosen))
+
+
+def _held(tables: Tables, chosen: CTE) -> Select[Any]:
+    channels, blobs = tables.channels, tables.blobs
+    return select(
         literal_column("1"),
         chosen.c.id,
         channels.c.channel,
@@ -134,7 +138,11 @@ def sections(tables: Tables, rows: Select[Any]) -> Executable:
             blobs, blobs.c.hash == channels.c.blob
         )
     )
-    pending = select(
+
+
+def _pending(tables: Tables, chosen: CTE) -> Select[Any]:
+    writes, blobs = tables.writes, tables.blobs
+    return select(
         literal_column("2"),
         chosen.c.id,
         writes.c.task_id,
@@ -157,4 +165,3 @@ def sections(tables: Tables, rows: Select[Any]) -> Executable:
             ),
         ).outerjoin(blobs, blobs.c.hash == writes.c.blob)
     )
-    return union_all(heads, held, pending)

@@ -96,12 +96,7 @@ def load_engine(
         )
     else:
         loaded, weights = model, tensor_fingerprint(model)
-        if tokenizer is None:
-            raise ConfigError(
-                "a loaded model comes with its tokenizer",
-                got=name,
-                remedy="Pass tokenizer=AutoTokenizer.from_pretrained(...).",
-            )
+        _require_tokenizer(tokenizer, name)
     if adapter is not None:
         load_adapter(loaded, adapter)
     positions = _positions(loaded)
@@ -120,6 +115,15 @@ def load_engine(
         queue_size=queue_size,
         name=name,
     )
+
+
+def _require_tokenizer(tokenizer: Any, name: str) -> None:
+    if tokenizer is None:
+        raise ConfigError(
+            "a loaded model comes with its tokenizer",
+            got=name,
+            remedy="Pass tokenizer=AutoTokenizer.from_pretrained(...).",
+        )
 
 
 def _built_in(part: str) -> str:
