@@ -102,6 +102,8 @@ def export(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: 
     model.save_pretrained(fresh / "backbone")
     tokenizer.chat_template = shipped("chatml")
     tokenizer.save_pretrained(fresh / "backbone")
+    for file in fresh.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors makes them private; a package is for everybody
     for part in ("backbone", "adapter"):
         shutil.rmtree(output / part, ignore_errors=True)
         output.mkdir(parents=True, exist_ok=True)
