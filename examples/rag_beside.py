@@ -1,6 +1,6 @@
 """δ-mem beside a RAG that is already there: the router asks your own retriever or vector store.
 
-Run it: python examples/rag_beside.py
+Run: python examples/rag_beside.py
 """
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun

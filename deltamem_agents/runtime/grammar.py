@@ -97,7 +97,8 @@ class Grammars:
     def _closers(self) -> tuple[Tensor, ...]:
         """Bool[V] masks of tokens that bring JSON to an end: closing marks, then others."""
         tokens = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
-        kinds = (set('"}]'), set('",:[{}] \u0120\u2581'))
+        # The quotation mark before brackets: inside a string those are only more text.
+        kinds = (set('"'), set('"}]'), set('",:[{}] \u0120\u2581'))
         return tuple(
             torch.tensor([bool(token) and set(token) <= kind for token in tokens]) for kind in kinds
         )

@@ -59,6 +59,10 @@ class TestBuiltInIntegration(BuiltIn, ChatModelIntegrationTests):
         super().test_tool_calling(model)
 
     @_FINDS_ARGUMENTS
+    def test_bind_runnables_as_tools(self, model):
+        super().test_bind_runnables_as_tools(model)
+
+    @_FINDS_ARGUMENTS
     async def test_tool_calling_async(self, model):
         await super().test_tool_calling_async(model)
 
