@@ -28,8 +28,8 @@ def test_the_test_side_draws_held_out_triples() -> None:
     by_name = {(s.entity, s.attribute): s for s in subjects()}
     told = tell(World(5, "test"), 300)
     kept_out = [held_out(by_name[e, a], v) for e, a, v in told]
-    # Lists as short as the days of a week hold no held-out value for some subjects.
-    assert sum(kept_out) / len(kept_out) > 0.9
+    # A revision of a subject that has only one held-out value takes another.
+    assert sum(kept_out) / len(kept_out) > 0.98
 
 
 def test_held_out_phrasings_are_never_drawn_in_training() -> None:
