@@ -75,7 +75,8 @@ def verdict(out: Console, rows: Sequence[Asked], told: Sequence[Branch], forgot:
     control = Share.of([says(row.control, row.fact.value) for row in rows])
     routed = Share.of([says(row.routed, row.fact.value) for row in rows])
     apart = all(says(branch.answer, branch.value) and branch.gone for branch in told)
-    gone = not says(forgot.answer + forgot.routed, forgot.fact.value) and not forgot.bytes_left
+    answers = (forgot.answer, forgot.routed)
+    gone = not any(says(a, forgot.fact.value) for a in answers) and not forgot.bytes_left
     holds = recall.value >= RECALL and recall.value - control.value >= MARGIN
     out.print(
         f"\nRecall with memory {recall.right}/{recall.total}, memory reset {control.right}/"

@@ -86,7 +86,7 @@ class Scheduler:
                     remedy="Retry later, or raise queue_size.",
                 )
             self._waiting.append(job)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._loop, name="deltamem", daemon=True)
                 self._thread.start()
             self._changed.notify()
@@ -148,7 +148,10 @@ class Scheduler:
             self._end(job, raised)
 
     def _end(self, job: Job, error: BaseException | None) -> None:
-        job.steps.close()
+        try:
+            job.steps.close()
+        except Exception as raised:  # whoever waits for this job is told, the others go on
+            error = error or raised
         with self._changed:
             if job in self._active:
                 self._active.remove(job)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.optim import Optimizer
 
+from deltamem_agents.errors import FileFormatError
 from deltamem_agents.training.curriculum import LEVELS, Curriculum
 from deltamem_agents.training.objective import Weights, run_batch
 from deltamem_agents.training.snapshots import load_snapshot, save_snapshot
@@ -135,6 +136,7 @@ class Stage:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(config.train_backbone or "delta_mem" in name)
         self.optimizers = make_optimizers(model, config)
+        self.seed = seed
         self.choice = random.Random(seed)
         self.step = 0
         self.running: dict[str, float] = {}
@@ -221,13 +223,20 @@ class Stage:
     def _extra(self) -> dict[str, Any]:
         version, numbers, gauss = self.choice.getstate()
         return {
-            "config": asdict(self.config), "step": self.step, "running": self.running,
+            "config": asdict(self.config), "seed": self.seed,
+            "step": self.step, "running": self.running,
             "with_memory": self.with_memory.state(), "plain": self.plain.state(),
             "choice": [version, list(numbers), gauss],
         }  # fmt: skip
 
     def _resume(self) -> None:
         extra = load_snapshot(self.snapshot, self.model, self.optimizers)
+        if (extra["config"], extra["seed"]) != (asdict(self.config), self.seed):
+            raise FileFormatError(
+                "a stage goes on from a snapshot of the same stage and seed",
+                got=str(self.snapshot),
+                remedy="Delete it, or train in another folder.",
+            )
         self.step, self.running = extra["step"], extra["running"]
         self.with_memory.restore(extra["with_memory"])
         self.plain.restore(extra["plain"])

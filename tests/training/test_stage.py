@@ -102,6 +102,14 @@ def test_a_snapshot_of_another_model_is_refused(tokeniser: Tokeniser, tmp_path: 
         make(tokeniser, tmp_path).run()
 
 
+def test_a_snapshot_of_another_seed_is_refused(tokeniser: Tokeniser, tmp_path: Path) -> None:
+    make(tokeniser, tmp_path).run()
+    other = make(tokeniser, tmp_path)
+    other.seed = 4
+    with pytest.raises(FileFormatError, match="same stage and seed"):
+        other.run()
+
+
 def test_the_schedule_rises_holds_and_falls() -> None:
     config = StageConfig(name="x", steps=100, warm_up=10, hold=0.5)
     assert schedule(0, config) == pytest.approx(0.1)
