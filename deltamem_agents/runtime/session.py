@@ -90,6 +90,12 @@ class Session:
         kept += [mark.state for mark in self.marks if mark.state is not None]
         return int(sum(tensor.numel() * tensor.element_size() for tensor in kept))
 
+    @property
+    def whole(self) -> bool:
+        """Whether every layer holds the whole window: a forward pass may have failed half-way."""
+        layers = [layer for layer in self.cache.layers if layer.is_initialized]
+        return all(int(layer.get_seq_length()) == self.length for layer in layers)
+
     def holds(self, state: np.ndarray[Any, Any], boundary: np.ndarray[Any, Any]) -> bool:
         """Whether this is the conversation of these two arrays, to the bit."""
         return bool(

@@ -212,7 +212,8 @@ class Turn:
         same = session.cache is cache and len(session.marks) >= len(marks)
         if same and all(old is new for old, new in zip(marks, session.marks, strict=False)):
             session.back_to(length, memory, len(marks))
-            self.engine.live.put(self.before, session)
+            if session.whole:
+                self.engine.live.put(self.before, session)
 
     def follower(self) -> str | None:
         """Return the role of the message that comes next, if the last one tells."""

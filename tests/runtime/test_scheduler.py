@@ -192,3 +192,28 @@ def test_live_sessions_are_bounded_by_bytes():
         converse(engine, number, turns=1)
     assert 0 < engine.live.nbytes <= 60_000
     assert 1 <= len(engine.live) < 12
+
+
+def test_a_forward_that_fails_between_layers_leaves_no_half_read_session(engine):
+    asked = [say(7, 0)]
+    told = turn_on(engine, None, asked)
+    again = [*asked, told.message, say(7, 1)]
+    second = list(engine.model.model.layers)[1]
+
+    def fails(*_):
+        raise RuntimeError("the device is gone")
+
+    hook = second.register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        turn_on(engine, told.state, again)
+    hook.remove()
+    after = turn_on(engine, told.state, again)
+    fresh = tiny_engine()
+    undisturbed = turn_on(fresh, told.state, again)
+    assert after.message == undisturbed.message
+    np.testing.assert_allclose(after.state.state, undisturbed.state.state, atol=1e-5)
+
+
+def turn_on(engine, state, messages):
+    *_, final = engine.generate(state, messages, options=options(0))
+    return final
