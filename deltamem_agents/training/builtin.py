@@ -12,7 +12,6 @@ killed at any moment and go on from their last snapshot.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,8 +119,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    (arguments.work / "arguments.json").write_text(json.dumps({"seed": arguments.seed}))
     train(Recipe(seed=arguments.seed), arguments.work, arguments.output)
 
 
