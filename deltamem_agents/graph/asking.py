@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from deltamem_agents.graph.turn import Call, MemorySettings
+from deltamem_agents.graph.settings import MemorySettings
+from deltamem_agents.graph.turn import Call
 
 
 class Captured(BaseException):

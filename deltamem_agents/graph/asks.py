@@ -6,11 +6,13 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 
+from deltamem_agents.graph.history import fitting
 from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.reports import Retrieved
 from deltamem_agents.graph.routing import cite, verbatim, with_data
+from deltamem_agents.graph.saved import memory_in, messages_in
 from deltamem_agents.graph.steps import Effect, Steps
-from deltamem_agents.graph.thread import Thread, memory_in, messages_in, required
+from deltamem_agents.graph.thread import Thread, required
 from deltamem_agents.router import Decision, HybridRouter, scope_of
 from deltamem_agents.runtime.slot import MemorySlot
 
@@ -22,9 +24,13 @@ def retrieve(thread: Thread, question: str) -> Steps[Retrieved]:
     reader, settings = yield from thread.reading(tip)
     router: HybridRouter | None = settings.router
     decision: Decision | None = None
-    messages: list[AnyMessage] = [*messages_in(tip), HumanMessage(question)]
+    held = messages_in(tip)
+    values = dict(tip.checkpoint["channel_values"]) if tip else {}
+    before = yield from fitting(reader, thread.place, values, held, settings)
+    if before != memory:
+        memory = yield from reader.read(before, held)
+    messages: list[AnyMessage] = [*held, HumanMessage(question)]
     if router is not None and tip is not None:
-        values = tip.checkpoint["channel_values"]
         decision = yield Effect(
             lambda: router.probe(question, scope_of(router.store, tip.config, values))
         )

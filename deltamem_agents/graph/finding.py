@@ -13,8 +13,9 @@ from deltamem_agents.graph.asking import Captured, asked
 from deltamem_agents.graph.binding import find_model
 from deltamem_agents.graph.nodes import MemoryNode
 from deltamem_agents.graph.reader import Reader
+from deltamem_agents.graph.settings import MemorySettings
 from deltamem_agents.graph.steps import Effect, Steps
-from deltamem_agents.graph.turn import Call, MemorySettings
+from deltamem_agents.graph.turn import Call
 
 _AGENT_NODE = "model"  # the name that create_agent gives to the node that calls the model
 

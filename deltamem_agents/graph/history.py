@@ -8,12 +8,67 @@ from typing import Any
 from langchain_core.messages import AnyMessage
 
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import DivergenceError
 from deltamem_agents.graph.place import Place
 from deltamem_agents.graph.reader import Reader
+from deltamem_agents.graph.saved import memory_in, messages_in
+from deltamem_agents.graph.settings import MemorySettings
 from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
 from deltamem_agents.graph.steps import Steps
 from deltamem_agents.runtime.messages import roll
-from deltamem_agents.runtime.window import at_boundary
+from deltamem_agents.runtime.window import at_boundary, visible_digests
+
+
+def fitting(
+    reader: Reader,
+    place: Place,
+    state: Mapping[str, Any],
+    messages: Sequence[AnyMessage],
+    settings: MemorySettings,
+) -> Steps[MemoryState | None]:
+    """The memory from which the messages can be read on, outside of a call.
+
+    Raises:
+        DivergenceError: the memory does not fit the messages and `on_divergence` is "raise".
+    """
+    memory: MemoryState | None = state.get(MEMORY_KEY) or settings.start
+    try:
+        yield from refuse_changed(reader, place, memory, messages)
+        if memory is not None:
+            reader.fit(memory, messages)
+    except DivergenceError:
+        if settings.on_divergence == "raise":
+            raise
+        return (yield from nearest_agreeing(reader, place, state, messages, settings.start))
+    return memory
+
+
+def refuse_changed(
+    reader: Reader, place: Place, memory: MemoryState | None, messages: Sequence[AnyMessage]
+) -> Steps[None]:
+    """Refuse a window of which every message was changed, which by digests alone looks lost.
+
+    The checkpoint that stored the memory tells: a message that is still there, under its id and
+    with another text, was changed.
+
+    Raises:
+        DivergenceError: it was.
+    """
+    visible = set(visible_digests(memory.ledger)) if memory is not None else set()
+    if not visible or not messages or reader.holds_any(visible, messages):
+        return
+    told: set[str | None] = set()
+    for saved in (yield from place.ancestors(memory, lambda one: memory_in(one) == memory)):
+        read = messages_in(saved)
+        names = reader.digests(read)
+        told |= {one.id for one, name in zip(read, names, strict=True) if name in visible}
+    changed = [message.id for message in messages if message.id and message.id in told]
+    if changed:
+        raise DivergenceError(
+            "messages in the window stay as they were read",
+            got=f"other texts in the messages {changed}",
+            remedy='Use on_divergence="rebuild", or fork from the checkpoint before the change.',
+        )
 
 
 def nearest_agreeing(
@@ -41,13 +96,11 @@ def nearest_agreeing(
     before: MemoryState | None = state.get(START_KEY) or start
     refused = state.get(MEMORY_KEY)
     complete = False
-    for saved in (yield from place.ancestors()):
+    for saved in (yield from place.ancestors(refused)):
         complete = not saved.parent_config
-        memory = saved.checkpoint["channel_values"].get(MEMORY_KEY)
-        if isinstance(memory, MemoryState) and memory != refused:
-            fits = reader.agrees(memory, messages)
-            if fits:
-                return memory
+        memory = memory_in(saved)
+        if memory is not None and memory != refused and reader.agrees(memory, messages):
+            return memory
     if refused is not None and not complete and not _whole(reader, refused, messages):
         before = at_boundary(refused)
     return before

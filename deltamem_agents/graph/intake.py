@@ -10,12 +10,14 @@ from langchain_core.documents import Document
 from langchain_core.messages import AnyMessage, BaseMessage
 
 from deltamem_agents.errors import ConfigError
+from deltamem_agents.graph.history import fitting
 from deltamem_agents.graph.reports import Ingested
 from deltamem_agents.graph.routing import hear
+from deltamem_agents.graph.saved import MESSAGES_KEY, memory_in, messages_in
 from deltamem_agents.graph.starting import Material, as_messages, piece_size
 from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
 from deltamem_agents.graph.steps import Effect, Steps
-from deltamem_agents.graph.thread import MESSAGES_KEY, Thread, memory_in, messages_in
+from deltamem_agents.graph.thread import Thread
 from deltamem_agents.graph.writing import following, put, refuse_running
 
 
@@ -36,13 +38,13 @@ def ingest(thread: Thread, material: Material | Iterable[Material]) -> Steps[Ing
             got=[message.id for message in new if message.id in taken],
             remedy="Give it another id, or none.",
         )
-    before = memory_in(tip) or settings.start
+    values = dict(tip.checkpoint["channel_values"]) if tip else {}
+    before = yield from fitting(reader, thread.place, values, held, settings)
     after = yield from reader.read(before, [*held, *new])
     changes: dict[str, Any] = {MESSAGES_KEY: [*held, *new], MEMORY_KEY: after}
     if memory_in(tip) is None and settings.start is not None:
         changes[START_KEY] = settings.start
     if (router := settings.router) is not None:
-        values = tip.checkpoint["channel_values"] if tip else {}
         told = yield Effect(lambda: hear(router, [*held, *new], values, thread.config))
         changes.update(told[1])
     config = yield from put(thread.saver, following(thread.saver, thread.place, tip, changes))

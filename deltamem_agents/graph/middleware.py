@@ -22,9 +22,10 @@ from langgraph.types import Command
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.graph.asking import answer_if_asked
 from deltamem_agents.graph.channel import MergePolicy
+from deltamem_agents.graph.settings import MemorySettings, OnDivergence
 from deltamem_agents.graph.state import memory_schema
 from deltamem_agents.graph.steps import Effect, arun, run
-from deltamem_agents.graph.turn import Call, MemorySettings, OnDivergence, Outcome, call_with_memory
+from deltamem_agents.graph.turn import Call, Outcome, call_with_memory
 
 Request = ModelRequest[Any]
 Response = ModelResponse[Any]

@@ -13,9 +13,10 @@ from langchain_core.runnables.config import ensure_config
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.graph.binding import bound_options
+from deltamem_agents.graph.settings import MemorySettings, OnDivergence
 from deltamem_agents.graph.state import MemoryNodeState
 from deltamem_agents.graph.steps import Effect, arun, run
-from deltamem_agents.graph.turn import Call, MemorySettings, OnDivergence, Outcome, call_with_memory
+from deltamem_agents.graph.turn import Call, Outcome, call_with_memory
 
 Update = dict[str, Any]
 

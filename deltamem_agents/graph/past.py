@@ -10,9 +10,10 @@ from langchain_core.messages import AnyMessage
 from langgraph.checkpoint.base import CheckpointTuple
 
 from deltamem_agents.errors import ThreadHistoryError
+from deltamem_agents.graph.saved import messages_in
 from deltamem_agents.graph.scrub import mentions
 from deltamem_agents.graph.steps import Effect, Steps
-from deltamem_agents.graph.thread import Thread, messages_in
+from deltamem_agents.graph.thread import Thread
 from deltamem_agents.graph.turns import Predicate, selected_turns
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
+from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ThreadHistoryError
+from deltamem_agents.graph.saved import memory_in
 from deltamem_agents.graph.steps import Effect, Steps
 
 _SAVER_KEY = "__pregel_checkpointer"  # LangGraph hands the saver to subgraphs under this key
@@ -48,15 +50,48 @@ class Place:
         )
         return found
 
-    def ancestors(self) -> Steps[list[CheckpointTuple]]:
-        """The stored checkpoints from this place back to the thread's first, newest first."""
+    def ancestors(
+        self,
+        memory: MemoryState | None = None,
+        wanted: Callable[[CheckpointTuple], bool] = lambda saved: True,
+    ) -> Steps[list[CheckpointTuple]]:
+        """The stored checkpoints from this place back to the thread's first, newest first.
+
+        LangGraph stores a running step's checkpoint beside the run, or, with `durability="exit"`,
+        after it. Where it is not there yet, the chain begins at the newest checkpoint that holds
+        the memory from which the step goes on.
+
+        Args:
+            memory: that memory; None for none.
+            wanted: the chain ends before the first of which this is false.
+        """
         chain: list[CheckpointTuple] = []
         found = yield from self.read()
-        while found is not None:
+        if found is None and memory is not None and self.checkpoint:
+            found = yield from self._holding(memory)
+        while found is not None and wanted(found):
             chain.append(found)
             parent = (found.parent_config or {}).get("configurable", {}).get("checkpoint_id")
             found = (yield from self.read(parent)) if parent else None
         return chain
+
+    def _holding(self, memory: MemoryState) -> Steps[CheckpointTuple | None]:
+        """The newest checkpoint of the thread with this memory."""
+        saver, config = self.saver, replace(self, checkpoint=None).config()
+        if saver is None or self.thread is None:
+            return None
+
+        async def afound() -> CheckpointTuple | None:
+            async for saved in saver.alist(config):
+                if memory_in(saved) == memory:
+                    return saved
+            return None
+
+        found: CheckpointTuple | None = yield Effect(
+            lambda: next((one for one in saver.list(config) if memory_in(one) == memory), None),
+            afound,
+        )
+        return found
 
 
 def place_of_call(config: Mapping[str, Any]) -> Place:

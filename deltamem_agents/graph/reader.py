@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from deltamem_agents.errors import DivergenceError
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.turns import turns
 from deltamem_agents.runtime.messages import digest, normalise
-from deltamem_agents.runtime.window import align
+from deltamem_agents.runtime.window import Alignment, align
 
 BAR_AFTER_SECONDS = 2.0
 _TURNS_AT_ONCE = 8
@@ -49,11 +49,23 @@ class Reader:
         """
         return [digest(normalise([to_dict(message)])[0]) for message in messages]
 
+    def holds_any(self, names: Collection[str], messages: Sequence[AnyMessage]) -> bool:
+        """Whether one of the digests is a message's; looks from the newest on."""
+        return any(self.digests([message])[0] in names for message in reversed(messages))
+
+    def fit(self, memory: MemoryState, messages: Sequence[AnyMessage]) -> Alignment:
+        """Where the memory stands in the messages.
+
+        Raises:
+            DivergenceError: what it holds visible was changed there.
+        """
+        entries = [entry for entry in normalise(self.plain(messages)) if entry["role"] != "system"]
+        return align(memory.ledger, entries)
+
     def agrees(self, memory: MemoryState, messages: Sequence[AnyMessage]) -> bool:
         """Whether all that the memory holds visible stands in the messages as it was read."""
-        entries = [entry for entry in normalise(self.plain(messages)) if entry["role"] != "system"]
         try:
-            return not align(memory.ledger, entries).lost
+            return not self.fit(memory, messages).lost
         except DivergenceError:
             return False
 

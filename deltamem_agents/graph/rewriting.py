@@ -16,9 +16,10 @@ from deltamem_agents.checkpoint.rewriting import (
 )
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.graph.past import Past, id_of, namespace_of, parent_of
+from deltamem_agents.graph.saved import memory_in, messages_in
 from deltamem_agents.graph.scrub import mentions, rewritten
 from deltamem_agents.graph.steps import Effect, Steps
-from deltamem_agents.graph.thread import Thread, memory_in, messages_in
+from deltamem_agents.graph.thread import Thread
 
 
 def rewrite_past(thread: Thread, past: Past, memories: dict[str, MemoryState | None]) -> Steps[int]:

@@ -11,8 +11,8 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
 from langgraph.types import Send
 
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.graph.saved import MESSAGES_KEY
 from deltamem_agents.graph.state import MEMORY_KEY
-from deltamem_agents.graph.thread import MESSAGES_KEY
 from deltamem_agents.graph.writing import is_pending
 
 

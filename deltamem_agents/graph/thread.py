@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
@@ -15,11 +14,9 @@ from deltamem_agents.graph.binding import bound_options, find_model
 from deltamem_agents.graph.finding import find_reader
 from deltamem_agents.graph.place import Place, place_of_thread
 from deltamem_agents.graph.reader import Reader
-from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
+from deltamem_agents.graph.saved import memory_in
+from deltamem_agents.graph.settings import MemorySettings
 from deltamem_agents.graph.steps import Steps
-from deltamem_agents.graph.turn import MemorySettings
-
-MESSAGES_KEY = "messages"
 
 
 @dataclass(frozen=True)
@@ -91,38 +88,6 @@ class Thread:
         if self.router is not None:
             settings = replace(settings, router=self.router)
         return reader, settings
-
-
-def memory_in(saved: CheckpointTuple | None) -> MemoryState | None:
-    """The memory that a checkpoint holds."""
-    value = saved.checkpoint["channel_values"].get(MEMORY_KEY) if saved else None
-    return value if isinstance(value, MemoryState) else None
-
-
-def start_in(saved: CheckpointTuple | None) -> MemoryState | None:
-    """The memory that the checkpoint's thread began with."""
-    value = saved.checkpoint["channel_values"].get(START_KEY) if saved else None
-    return value if isinstance(value, MemoryState) else None
-
-
-def messages_in(saved: CheckpointTuple | None) -> list[AnyMessage]:
-    """The messages that a checkpoint holds.
-
-    Raises:
-        ThreadHistoryError: they are kept as a chain of changes (DeltaChannel).
-    """
-    if saved is None:
-        return []
-    values = saved.checkpoint["channel_values"]
-    if MESSAGES_KEY in values:
-        return list(values[MESSAGES_KEY])
-    if MESSAGES_KEY in saved.checkpoint["channel_versions"]:
-        raise ThreadHistoryError(
-            "the operators need the messages of a checkpoint as a list",
-            got="a DeltaChannel, whose values are spread over older checkpoints",
-            remedy="Keep `messages` with the add_messages reducer.",
-        )
-    return []
 
 
 def required(memory: MemoryState | None, thread: object) -> MemoryState:

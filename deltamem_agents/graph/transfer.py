@@ -6,10 +6,11 @@ from os import PathLike
 
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import StateError
+from deltamem_agents.graph.saved import memory_in
 from deltamem_agents.graph.starting import sealed
 from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
 from deltamem_agents.graph.steps import Effect, Steps
-from deltamem_agents.graph.thread import Thread, memory_in, required
+from deltamem_agents.graph.thread import Thread, required
 from deltamem_agents.graph.writing import following, put, refuse_running
 
 

@@ -9,56 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
 
 from deltamem_agents.core.state import Ledger, MemoryState
-from deltamem_agents.errors import ConfigError, ContextWindowError, DivergenceError
+from deltamem_agents.errors import ContextWindowError, DivergenceError
 from deltamem_agents.graph.binding import bind_memory, find_model
-from deltamem_agents.graph.history import nearest_agreeing
+from deltamem_agents.graph.history import nearest_agreeing, refuse_changed
 from deltamem_agents.graph.place import place_of_call
 from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.routing import cite, consult, verbatim, with_data
+from deltamem_agents.graph.settings import MemorySettings
 from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.turns import turns
 from deltamem_agents.router import Decision, HybridRouter
 from deltamem_agents.runtime.slot import MemorySlot
 
-OnDivergence = Literal["rebuild", "raise"]
 MESSAGES_UNSEEN = 16  # a rebuild of more messages than these is read ahead of the call
-
-
-@dataclass(frozen=True)
-class MemorySettings:
-    """How a graph keeps its memory.
-
-    Args:
-        router: sends exact questions to a fact store; None answers from the weights alone.
-        on_divergence: what happens when messages that the memory holds were edited, inserted,
-            removed or reordered: "rebuild" replays from the nearest checkpoint that still agrees,
-            "raise" raises `DivergenceError`.
-        start: the memory that new threads begin with; see `read_once`.
-
-    Raises:
-        ConfigError: `on_divergence` or `start` is none of these.
-    """
-
-    router: HybridRouter | None = None
-    on_divergence: OnDivergence = "rebuild"
-    start: MemoryState | None = None
-
-    def __post_init__(self) -> None:
-        if self.on_divergence not in ("rebuild", "raise"):
-            raise ConfigError("on_divergence is 'rebuild' or 'raise'", got=self.on_divergence)
-        if self.start is not None and not isinstance(self.start, MemoryState):
-            raise ConfigError(
-                "start is a MemoryState",
-                got=type(self.start).__name__,
-                remedy="Load it with MemoryState.load(path) or make it with read_once(...).",
-            )
 
 
 @dataclass(frozen=True)
@@ -118,13 +88,15 @@ def call_with_memory(settings: MemorySettings, call: Call) -> Steps[Outcome]:
         )
         update.update(heard)
     way = _Way(call, Reader(model, call.system, call.tools), settings.router, decision)
+    place = place_of_call(call.config)
     try:
+        yield from refuse_changed(way.reader, place, before, call.messages)
         response, after = yield from way.go(before)
     except DivergenceError:
         if settings.on_divergence == "raise":
             raise
         before = yield from nearest_agreeing(
-            way.reader, place_of_call(call.config), call.state, call.messages, settings.start
+            way.reader, place, call.state, call.messages, settings.start
         )
         before = yield from read_ahead(way.reader, before, call.messages)
         response, after = yield from way.go(before)

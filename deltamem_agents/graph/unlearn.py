@@ -23,9 +23,10 @@ from deltamem_agents.graph.past import Past, id_of, load_past, parent_of
 from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.reports import Forgotten
 from deltamem_agents.graph.rewriting import rewrite_past
+from deltamem_agents.graph.saved import memory_in, messages_in, start_in
 from deltamem_agents.graph.scrub import texts_of
 from deltamem_agents.graph.steps import Effect, Steps
-from deltamem_agents.graph.thread import Thread, memory_in, messages_in, start_in
+from deltamem_agents.graph.thread import Thread
 from deltamem_agents.graph.transcript import Transcript
 from deltamem_agents.graph.turns import Predicate, Repeat, repeats, said_by
 from deltamem_agents.router import FactStore, HybridRouter, Scope

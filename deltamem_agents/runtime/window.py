@@ -67,6 +67,10 @@ def align(ledger: Ledger, entries: Sequence[dict[str, Any]]) -> Alignment:
     more by a process that starts now; so, in every process, the present state becomes the boundary,
     and the visible messages that stay are only read from now on.
 
+    A history with none of the visible messages has lost them all, unless what left the window still
+    stands in it: then they were changed. Without evicted messages the two look alike here, and only
+    who has the thread's past can tell them apart.
+
     Args:
         ledger: what the memory has read.
         entries: the normalised history without its system prompt.
@@ -94,7 +98,8 @@ def align(ledger: Ledger, entries: Sequence[dict[str, Any]]) -> Alignment:
         if digests[summaries : summaries + count - lost] == known[lost:]:
             kept = [False] * (count - lost)
             return _joined(head, items[summaries:], kept, tuple(known[:lost]))
-    if not set(digests) & set(known):
+    whole = bool(evicted) and intact  # what left the window is there: what follows it was changed
+    if not whole and not set(digests) & set(known):
         return _joined(head, items[summaries:], [], tuple(known))
     raise _divergence(digests[evicted:] if intact else digests, known, entries)
 

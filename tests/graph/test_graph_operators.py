@@ -15,7 +15,7 @@ from langgraph.types import interrupt
 
 from deltamem_agents.chat.messages import to_dict
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.errors import ConfigError, StateError, ThreadHistoryError
+from deltamem_agents.errors import ConfigError, DivergenceError, StateError, ThreadHistoryError
 from deltamem_agents.graph.middleware import DeltaMemMiddleware
 from deltamem_agents.graph.nodes import memory_node
 from deltamem_agents.graph.operators import ThreadMemory
@@ -39,8 +39,9 @@ def agent(model: Any, saver: Any, **options: Any) -> Any:
     )
 
 
-def say(graph: Any, text: str, where: Any = None) -> str:
-    return str(graph.invoke({"messages": [("user", text)]}, where or at())["messages"][-1].text)
+def say(graph: Any, text: str, where: Any = None, **options: Any) -> str:
+    said = graph.invoke({"messages": [("user", text)]}, where or at(), **options)
+    return str(said["messages"][-1].text)
 
 
 def close(one: MemoryState | None, other: MemoryState | None) -> None:
@@ -116,6 +117,51 @@ def test_retrieve_and_revise_with_the_exact_store(tiny: Any, file_saver: Any) ->
     assert memory.retrieve("what is my locker code?").answer == "Your locker code is 93."
     memory.forget(told.message_ids)
     assert memory.retrieve("what is my locker code?").answer == "Your locker code is 93."
+
+
+def test_operators_read_an_edited_thread_as_it_stands(tiny: Any, file_saver: Any) -> None:
+    model = tiny()
+    graph = agent(model, file_saver)
+    memory = ThreadMemory(graph, at())
+    only = memory.ingest("the gate is 14").message_ids[0]
+
+    def edit(text: str) -> None:
+        change = {"messages": [HumanMessage(text, id=only)]}
+        graph.update_state(at(), change, as_node="model")
+
+    edit("the gate is 15")  # all that is visible is changed, which is no eviction
+    found = memory.retrieve("which gate?")
+    close(found.memory, replayed(model, [HumanMessage("the gate is 15")]))
+    memory.ingest("it opens at nine")
+    close(memory.memory(), replayed(model, graph.get_state(at()).values["messages"]))
+    edit("the gate is 16")
+    say(graph, "which gate?")
+    close(memory.memory(), replayed(model, graph.get_state(at()).values["messages"]))
+    edit("the gate is 17")
+    strict = ThreadMemory(agent(model, file_saver, on_divergence="raise"), at())
+    for refused in (lambda: strict.ingest("more"), lambda: strict.retrieve("which gate?")):
+        with pytest.raises(DivergenceError):
+            refused()
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+def test_an_edit_of_all_that_is_visible_is_divergence(
+    tiny: Any, file_saver: Any, durability: str
+) -> None:
+    model = tiny()
+    for options in ({}, {"on_divergence": "raise"}):
+        graph = agent(model, file_saver, **options)
+        where = at(str(options))
+        only = ThreadMemory(graph, where).ingest("the gate is 14").message_ids[0]
+        change = [HumanMessage("the gate is 15", id=only)]
+        graph.update_state(where, {"messages": change}, as_node="model")
+        if options:
+            with pytest.raises(DivergenceError, match="other texts"):
+                say(graph, "which gate?", where, durability=durability)
+            continue
+        say(graph, "which gate?", where, durability=durability)
+        now = graph.get_state(where).values
+        close(now["delta_memory"], replayed(model, now["messages"]))
 
 
 def test_export_import_and_copy(tiny: Any, file_saver: Any, tmp_path: Path) -> None:

@@ -94,6 +94,14 @@ def test_changes_of_visible_messages_are_divergence(change):
         align(ledger(0), CHANGES[change])
 
 
+def test_a_changed_window_behind_an_intact_past_is_divergence():
+    edited = TALK[:2] + normalise([user(text) for text in "wxyz"]) + NEW
+    for history in (edited, TALK[:2] + NEW, TALK[:2]):
+        with pytest.raises(DivergenceError, match="stay as they were read"):
+            align(ledger(2), history)
+    assert align(ledger(2), NEW).lost == tuple(digest(entry) for entry in TALK[2:])
+
+
 def test_changes_before_the_boundary_are_none():
     edited = CHANGED + TALK[1:] + NEW
     assert said(align(ledger(2), edited)) == ["b", "B", "c", "C", "d"]
