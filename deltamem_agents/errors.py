@@ -51,6 +51,10 @@ class ModelNotFoundError(DeltaMemError, FileNotFoundError):
     """A model or adapter folder is not there."""
 
 
+class DataNotFoundError(DeltaMemError, FileNotFoundError):
+    """A file of training or evaluation data is not there."""
+
+
 class UnsupportedModelError(DeltaMemError, ValueError):
     """This architecture, or this way of running it, cannot carry a δ-mem."""
 

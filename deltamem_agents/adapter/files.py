@@ -30,13 +30,20 @@ from deltamem_agents.errors import (
 )
 
 
-def save_adapter(model: nn.Module, folder: str | Path, *, format: str = "deltamem") -> Path:
+def save_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    format: str = "deltamem",
+    tensors: dict[str, Tensor] | None = None,
+) -> Path:
     """Write the active adapter.
 
     Args:
         model: a model with an adapter.
         folder: made if it is not there.
         format: "deltamem" (JSON and safetensors) or "official" (as the released code).
+        tensors: its tensors by released name, where the model holds only a part of each (FSDP).
 
     Returns:
         the folder.
@@ -45,7 +52,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, format: str = "deltame
         UnsupportedModelError: no adapter is active, or the model has no place in that format.
     """
     config = adapter_config(model)
-    tensors: dict[str, Tensor] = dict(adapter_parameters(model))
+    tensors = dict(adapter_parameters(model)) if tensors is None else tensors
     folder = Path(folder)
     if format == "official":
         official.write_official(folder, config, tensors, _widths(model, config))

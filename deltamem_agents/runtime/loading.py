@@ -85,21 +85,19 @@ def load_engine(
         FileFormatError: a file is damaged.
     """
     if model is None:
-        model, adapter = _built_in("backbone"), adapter or _built_in("adapter")
+        model, adapter = built_in("backbone"), adapter or built_in("adapter")
     name = str(model) if isinstance(model, (str, Path)) else type(model).__name__
     if isinstance(model, (str, Path)):
-        folder = _resolve(model)
+        folder = resolve_model(model)
         weights = file_fingerprint(folder) + (quantization or "")
-        tokenizer = tokenizer or _load_tokenizer(folder)
-        loaded = _load_backbone(
-            folder, device, dtype, attn_implementation, device_map, quantization
-        )
+        tokenizer = tokenizer or load_tokenizer(folder)
+        loaded = load_backbone(folder, device, dtype, attn_implementation, device_map, quantization)
     else:
         loaded, weights = model, tensor_fingerprint(model)
         _require_tokenizer(tokenizer, name)
     if adapter is not None:
         load_adapter(loaded, adapter)
-    positions = _positions(loaded)
+    positions = positions_of(loaded)
     window = _window(context_window, positions)
     chat_template = ChatTemplate(tokenizer, template, policy=write_policy)
     parts = [_adapter_name(loaded), weights, chat_template.digest]
@@ -126,7 +124,8 @@ def _require_tokenizer(tokenizer: Any, name: str) -> None:
         )
 
 
-def _built_in(part: str) -> str:
+def built_in(part: str) -> str:
+    """The folder of the built-in "backbone" or "adapter"."""
     folder = Path(str(resources.files("deltamem_agents"))) / "builtin" / part
     if not folder.is_dir():
         raise ModelNotFoundError(
@@ -148,7 +147,8 @@ def _adapter_name(model: Any) -> str:
         ) from error
 
 
-def _resolve(name: str | Path) -> Path:
+def resolve_model(name: str | Path) -> Path:
+    """The local folder of a model: as given, or fetched from the hub."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -171,7 +171,8 @@ def _resolve(name: str | Path) -> Path:
         ) from error
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """A model's fast tokenizer."""
     from transformers import AutoTokenizer
 
     try:
@@ -187,10 +188,11 @@ def _load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _load_backbone(
+def load_backbone(
     folder: Path, device: str | None, dtype: Any, attention: str | None, device_map: Any,
     quantization: str | None,
 ) -> Any:  # fmt: skip
+    """A causal LM without an adapter; arguments as in `load_engine`."""
     from transformers import AutoModelForCausalLM
 
     if not (folder / "config.json").is_file():
@@ -266,7 +268,8 @@ def _quantization(name: str) -> Any:
     return BitsAndBytesConfig(load_in_4bit=name == "4bit", load_in_8bit=name == "8bit")
 
 
-def _positions(model: Any) -> int:
+def positions_of(model: Any) -> int:
+    """How many tokens a model can see at once."""
     config = model.config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         if positions := getattr(config, name, None):
