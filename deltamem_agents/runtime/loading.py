@@ -98,7 +98,7 @@ def load_engine(
     if adapter is not None:
         load_adapter(loaded, adapter)
     positions = positions_of(loaded)
-    window = _window(context_window, positions)
+    window = window_of(context_window, positions)
     chat_template = ChatTemplate(tokenizer, template, policy=write_policy)
     parts = [_adapter_name(loaded), weights, chat_template.digest]
     return Engine(
@@ -107,7 +107,7 @@ def load_engine(
         fingerprint=digest_of(parts),
         template=chat_template,
         context_window=window,
-        low_water=_low_water(low_water, window),
+        low_water=low_water_of(low_water, window),
         max_positions=positions,
         live_bytes=live_bytes,
         queue_size=queue_size,
@@ -277,7 +277,8 @@ def positions_of(model: Any) -> int:
     return _WIDEST_WINDOW
 
 
-def _window(window: int | None, positions: int) -> int:
+def window_of(window: int | None, positions: int) -> int:
+    """The window that is served where `window` was asked for."""
     if window is None:
         return min(positions // 2, _WIDEST_WINDOW)
     if not 1 <= window < positions:
@@ -289,7 +290,8 @@ def _window(window: int | None, positions: int) -> int:
     return window
 
 
-def _low_water(low_water: int | None, window: int) -> int:
+def low_water_of(low_water: int | None, window: int) -> int:
+    """The low-water mark that is served where `low_water` was asked for."""
     if low_water is None:
         return window // 2
     if not 0 <= low_water <= window:
