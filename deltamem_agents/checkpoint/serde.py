@@ -198,8 +198,8 @@ class Coder:
             return codec.decode(opened)
         try:
             value = self.serde.loads_typed((plain.removesuffix("~"), opened))
+            return surrogates.unshield(value) if plain.endswith("~") else value
         except Exception as error:
             raise CorruptStorageError(
                 "a stored value can be read", got=f"{type(error).__name__}: {error}"
             ) from error
-        return surrogates.unshield(value) if plain.endswith("~") else value

@@ -6,11 +6,11 @@ import random
 from typing import Any
 
 import pytest
-from sqlalchemy import LargeBinary
-from sqlalchemy.exc import DataError
+from sqlalchemy import LargeBinary, select
+from sqlalchemy.exc import DataError, IntegrityError
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
-from deltamem_agents.errors import DeltaMemError, IdentifierError
+from deltamem_agents.errors import CorruptStorageError, DeltaMemError, IdentifierError
 from tests.checkpoint.helpers import checkpoint, config, memory, put, values_of
 
 ACCEPTED = [
@@ -190,7 +190,7 @@ def _fuzz(url: str, key: bytes | None, rounds: int) -> tuple[int, int]:
         saver.put_writes(place, [("a", [1, 2]), ("b", "w " * 200)], "task")
         places = [(table, name) for table, names in FUZZED.items() for name in names]
         tables = {table.name: table for table in saver._tables.metadata.sorted_tables}
-        for _ in range(rounds):
+        while read + refused < rounds:
             name, column = dice.choice(places)
             table = tables[name]
             keys = list(table.primary_key.columns)
@@ -206,8 +206,8 @@ def _fuzz(url: str, key: bytes | None, rounds: int) -> tuple[int, int]:
                 own = [entry == row._mapping[entry] for entry in keys]
                 try:
                     connection.execute(table.update().where(*own).values({column: new}))
-                except DataError:  # too long for the column: the database itself refuses the damage
-                    continue
+                except (DataError, IntegrityError):
+                    continue  # too long, or a key that is taken: the database refuses the damage
                 connection.commit()
             try:
                 found = saver.get_tuple(place)
@@ -227,6 +227,20 @@ def _fuzz(url: str, key: bytes | None, rounds: int) -> tuple[int, int]:
                 connection.execute(table.update().where(*own).values({column: old}))
         assert values_of(saver, place)["m"] == memory(1)
     return read, refused
+
+
+def test_damaged_text_with_surrogates_is_a_typed_error(url: str) -> None:
+    """What stands for a lone surrogate is hexadecimal; a damaged digit is corruption."""
+    with SQLAlchemySaver(url) as saver:
+        place = put(saver, config(), {"s": "?\ud800"})
+        channels = saver._tables.channels
+        with saver.engine.begin() as connection:
+            stored = bytes(connection.execute(select(channels.c.data)).scalar_one())
+            assert b"3f00" in stored
+            damaged = stored.replace(b"3f00", b"3f0x")
+            connection.execute(channels.update().values(data=damaged))
+        with pytest.raises(CorruptStorageError, match="can be read"):
+            saver.get_tuple(place)
 
 
 @pytest.mark.parametrize("key", [None, bytes(32)], ids=["plain", "encrypted"])
