@@ -19,17 +19,17 @@ from langgraph.checkpoint.base import CheckpointTuple
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import ConfigError, ThreadHistoryError
+from deltamem_agents.graph.facts import facts_of
 from deltamem_agents.graph.past import Past, id_of, load_past, parent_of
 from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.reports import Forgotten
 from deltamem_agents.graph.rewriting import rewrite_past
 from deltamem_agents.graph.saved import memory_in, messages_in, start_in
 from deltamem_agents.graph.scrub import texts_of
-from deltamem_agents.graph.steps import Effect, Steps
+from deltamem_agents.graph.steps import Steps
 from deltamem_agents.graph.thread import Thread
 from deltamem_agents.graph.transcript import Transcript
 from deltamem_agents.graph.turns import Predicate, Repeat, repeats, said_by
-from deltamem_agents.router import FactStore, HybridRouter, Scope
 from deltamem_agents.router.typed import typed_values
 
 Repeats = Literal["report", "forget"]
@@ -47,14 +47,14 @@ def forget(
         return Forgotten((), memory_in(past.own()[-1]) if past.own() else None)
     tip = past.own()[-1]
     reader, settings = yield from thread.reading(tip)
-    scope = _scope(settings.router, thread)
-    told = [*values, *_values(past.lost.values()), *_facts(settings.router, scope, past.gone)]
+    facts = yield from facts_of(thread, settings.router)
+    told = [*values, *_values(past.lost.values()), *(yield from facts.told_by(past.gone))]
     found = _repeated(past, told)
     while mode == "forget" and found and past.choose({repeat.message_id for repeat in found}):
         told += _values(past.lost.values())
         found = _repeated(past, told)
     memories = yield from _memories(past, reader, settings.start)
-    facts = yield from _forget_facts(settings.router, scope, past.gone)
+    fact_ids = yield from facts.forget(past.gone)
     count = yield from rewrite_past(thread, past, memories)
     reader.model.engine.live.clear()
     order = [message.id for one in past.own() for message in messages_in(one)]
@@ -64,7 +64,7 @@ def forget(
         repeats=tuple(found),
         channels=_channels(tip, told),
         checkpoints=count,
-        facts=facts,
+        facts=fact_ids,
         purged=isinstance(thread.saver, SQLAlchemySaver),
     )
 
@@ -91,19 +91,6 @@ def _values(messages: Iterable[AnyMessage]) -> list[str]:
         text = said_by(message)
         found += [text[value.start : value.end] for value in typed_values(text)]
     return found
-
-
-def _scope(router: HybridRouter | None, thread: Thread) -> Scope | None:
-    if router is None:
-        return None
-    return Scope(router.store.tenant, str(thread.place.thread))
-
-
-def _facts(router: HybridRouter | None, scope: Scope | None, gone: set[str]) -> list[str]:
-    if router is None or scope is None or not isinstance(router.store, FactStore):
-        return []
-    known = router.store.facts(scope, closed=True, limit=10**6)
-    return [fact.value for fact in known if fact.source_message_id in gone]
 
 
 def _repeated(past: Past, values: Iterable[str]) -> list[Repeat]:
@@ -162,15 +149,6 @@ def _once(reader: Reader) -> Callable[[Sequence[AnyMessage]], list[str]]:
         return names
 
     return digests
-
-
-def _forget_facts(
-    router: HybridRouter | None, scope: Scope | None, gone: set[str]
-) -> Steps[tuple[str, ...]]:
-    if router is None or scope is None:
-        return ()
-    report = yield Effect(lambda: router.store.forget(scope, message_ids=sorted(gone)))
-    return tuple(report.forgotten)
 
 
 def _channels(tip: CheckpointTuple, values: Iterable[str]) -> tuple[str, ...]:

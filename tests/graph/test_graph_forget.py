@@ -114,6 +114,21 @@ def test_the_bytes_leave_the_file(tiny: Any, tmp_path: Path) -> None:
         assert SECRET.encode() not in part.read_bytes(), part.name
 
 
+def test_facts_of_another_agent_on_the_thread_go_too(tiny: Any, tmp_path: Path) -> None:
+    model = tiny(context_window=480, low_water=300)
+    with SQLAlchemySaver(f"sqlite:///{tmp_path / 'agent.db'}") as saver:
+        store = FactStore(saver)
+        routed = agent(model, saver, router=HybridRouter(store))
+        badge = told(routed, turns=3, secret=1)
+        scope = store.branch("t", routed.get_state(WHERE).values["fact_head"])
+        assert [fact.value for fact in store.facts(scope)].count(SECRET) == 1
+        report = ThreadMemory(agent(model, saver), WHERE).forget(badge)
+        assert len(report.facts) == 1
+        assert SECRET not in [fact.value for fact in store.facts(scope, closed=True)]
+        for part in tmp_path.iterdir():
+            assert SECRET.encode() not in part.read_bytes(), part.name
+
+
 def test_forks_forget_too(tiny: Any, file_saver: Any) -> None:
     model = tiny()
     graph = agent(model, file_saver)
