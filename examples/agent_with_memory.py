@@ -1,13 +1,9 @@
-"""A LangGraph agent with memory in SQLite, and exact facts from the same database.
+"""An agent with memory in SQLite, and exact facts with their source from the same database.
 
 Run: python examples/agent_with_memory.py
 """
 
-from __future__ import annotations
-
-import tempfile
-from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 from langchain.agents import create_agent
 
@@ -17,38 +13,23 @@ from deltamem_agents import (
     FactStore,
     HybridRouter,
     SQLAlchemySaver,
-    ThreadMemory,
 )
 
+alice = {"configurable": {"thread_id": "alice"}}
+bob = {"configurable": {"thread_id": "bob"}}
 
-def main() -> dict[str, Any]:
-    """Two users on one agent; exact questions are answered from the store, with their source."""
-    path = Path(tempfile.mkdtemp()) / "agent.db"
-    alice: Any = {"configurable": {"thread_id": "alice"}}
-    bob: Any = {"configurable": {"thread_id": "bob"}}
-    with SQLAlchemySaver(f"sqlite:///{path}") as saver:
-        memory = DeltaMemMiddleware(router=HybridRouter(FactStore(saver)))
-        agent = create_agent(
-            ChatDeltaMem(max_tokens=32), tools=[], middleware=[memory], checkpointer=saver
-        )
+with TemporaryDirectory() as folder, SQLAlchemySaver(f"sqlite:///{folder}/agent.db") as saver:
+    memory = DeltaMemMiddleware(router=HybridRouter(FactStore(saver)))
+    agent = create_agent(ChatDeltaMem(), tools=[], middleware=[memory], checkpointer=saver)
 
-        def say(text: str, who: Any) -> Any:
-            reply = agent.invoke({"messages": [("user", text)]}, who)["messages"][-1]
-            print(f"{who['configurable']['thread_id']:<6} {text}\n       -> {reply.text}")
-            return reply
+    def say(text, thread):
+        reply = agent.invoke({"messages": [("user", text)]}, thread)["messages"][-1]
+        print(f"{thread['configurable']['thread_id']:<6}{text}\n      -> {reply.text}")
+        for source in reply.response_metadata.get("citations", []):
+            print(f"         {source['value']}: said by the {source['asserted_by']}, "
+                  f"characters {source['span'][0]} to {source['span'][1]}")  # fmt: skip
 
-        say("I can tell you that my locker code is 48213.", alice)
-        say("I can tell you that my locker code is 977.", bob)
-        exact = say("Could you look up my locker code?", alice)
-        citations = exact.response_metadata["citations"]
-        print("       source:", citations)
-
-        forgotten = ThreadMemory(agent, alice).forget(lambda m: "48213" in str(m.text))
-        print(f"forgotten: {len(forgotten.message_ids)} messages, {len(forgotten.facts)} facts")
-        after = say("Could you look up my locker code?", alice)
-        other = say("Could you look up my locker code?", bob)
-    return {"exact": exact.text, "citations": citations, "after": after.text, "bob": other.text}
-
-
-if __name__ == "__main__":
-    main()
+    say("Remember that my locker code is 48213.", alice)
+    say("Remember that my locker code is 60217.", bob)
+    say("What is my locker code?", alice)
+    say("What is my locker code?", bob)

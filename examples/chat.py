@@ -3,45 +3,31 @@
 Run: python examples/chat.py
 """
 
-from __future__ import annotations
-
-import tempfile
+from tempfile import TemporaryDirectory
 
 from deltamem_agents import ChatDeltaMem
 from deltamem_agents.chat import ChatSession
 
+model = ChatDeltaMem(context_window=160)  # at most 160 tokens are visible; the rest is memory
+session = model.session()
+for text in (
+    "Remember that my sister's instrument is cello.",
+    "The train was late again this morning.",
+    "The kitchen smelled odd all day.",
+    "The library was quiet today.",
+    "My keyboard needed cleaning.",
+    "The weather kept me awake last night.",
+    "The bridge was on the news yesterday.",
+    "My backpack cost too much.",
+):
+    print("you:  ", text)
+    print("model:", session.invoke(text).text)
 
-def main() -> str:
-    """Tell something, talk until it has left the window, and ask in a new conversation object."""
-    model = ChatDeltaMem(context_window=160, max_tokens=32)
-    session = model.session()
-    for text in (
-        "Let it be known that my sister's instrument is cello.",
-        "The train was late again this morning.",
-        "The kitchen smelled odd all day.",
-        "The library was quiet today.",
-        "My keyboard needed cleaning.",
-        "The weather kept me awake last night.",
-        "Can you believe the elevator was closed all day?",
-        "The old kettle smelled odd before work.",
-        "The bridge was on the news yesterday.",
-        "My backpack cost too much.",
-    ):
-        print("you:  ", text)
-        print("model:", session.invoke(text).text)
+with TemporaryDirectory() as folder:
+    session.save(folder)
+    later = ChatSession.load(model, folder)  # in another process, say
 
-    later = ChatSession.load(model, session.save(tempfile.mkdtemp()))
-    memory = later.memory
-    assert memory is not None
-    gone = memory.ledger.evicted_count
-    print(f"({gone} messages have left the window; the memory has {memory.nbytes} bytes)")
-
-    question = "What instrument is it that my sister practises?"
-    answer = str(later.invoke(question).text)
-    print("you:  ", question)
-    print("model:", answer)
-    return answer
-
-
-if __name__ == "__main__":
-    main()
+gone = later.memory.ledger.evicted_count
+print(f"{gone} messages have left the window; the memory has {later.memory.nbytes} bytes")
+print("you:   What is my sister's instrument?")
+print("model:", later.invoke("What is my sister's instrument?").text)

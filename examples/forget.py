@@ -3,11 +3,8 @@
 Run: python examples/forget.py
 """
 
-from __future__ import annotations
-
-import tempfile
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from langchain.agents import create_agent
@@ -22,41 +19,33 @@ from deltamem_agents import (
 )
 
 SECRET = "4471-XK"
+told = {"configurable": {"thread_id": "told"}}
+never = {"configurable": {"thread_id": "never told"}}
 
-
-def main(model: Any | None = None, folder: str | None = None) -> dict[str, Any]:
-    """Tell a thread a code, make it forget it, and look for what is left."""
-    model = model or ChatDeltaMem(max_tokens=24)
-    path = Path(folder or tempfile.mkdtemp()) / "forget.db"
-    told: Any = {"configurable": {"thread_id": "told"}}
-    never: Any = {"configurable": {"thread_id": "never told"}}
-    with SQLAlchemySaver(f"sqlite:///{path}") as saver:
-        router = HybridRouter(FactStore(saver))
-        agent = create_agent(
-            model, tools=[], middleware=[DeltaMemMiddleware(router=router)], checkpointer=saver
-        )
-        for text in ("Hello, I am Bob.", f"My locker code is {SECRET}.", "I like tea."):
+with TemporaryDirectory() as folder:
+    with SQLAlchemySaver(f"sqlite:///{folder}/forget.db") as saver:
+        middleware = DeltaMemMiddleware(router=HybridRouter(FactStore(saver)))
+        agent = create_agent(ChatDeltaMem(), tools=[], middleware=[middleware], checkpointer=saver)
+        for text in (
+            "Remember that my name is Bruno.",
+            f"Remember that my locker code is {SECRET}.",
+            "Remember that my favourite drink is tea.",
+        ):
             agent.invoke({"messages": [("user", text)]}, told)
+
         memory = ThreadMemory(agent, told)
         print("before:", memory.retrieve("What is my locker code?").answer)
 
-        report = memory.forget(lambda message: SECRET in message.text)
-        print(f"gone: {len(report.message_ids)} messages, {len(report.facts)} facts, "
-              f"{report.checkpoints} checkpoints rewritten")  # fmt: skip
-        found = memory.retrieve("What is my locker code?")
-        print("after:", found.route, found.answer)
+        gone = memory.forget(lambda message: SECRET in message.text)
+        print(f"gone: {len(gone.message_ids)} messages and {len(gone.facts)} fact, "
+              f"from {gone.checkpoints} checkpoints")  # fmt: skip
+        print("after: ", memory.retrieve("What is my locker code?").answer)
 
         # A thread that hears just what is left arrives at the same memory.
-        ThreadMemory(agent, never).ingest(agent.get_state(told).values["messages"])
-        one, other = memory.memory(), ThreadMemory(agent, never).memory()
-        assert one is not None
-        assert other is not None
-        distance = float(np.abs(one.state - other.state).max())
-        print(f"largest difference from a thread that was never told: {distance:.1e}")
-    left = [part.name for part in path.parent.iterdir() if SECRET.encode() in part.read_bytes()]
-    print("files that still hold the code:", left or "none")
-    return {"report": report, "found": found, "distance": distance, "left": left}
+        other = ThreadMemory(agent, never)
+        other.ingest(agent.get_state(told).values["messages"])
+        difference = np.abs(memory.memory().state - other.memory().state).max()
+        print(f"largest difference from a thread that was never told: {difference:.1e}")
 
-
-if __name__ == "__main__":
-    main()
+    holding = [f.name for f in Path(folder).iterdir() if SECRET.encode() in f.read_bytes()]
+    print("files that still hold the code:", holding or "none")

@@ -1,29 +1,21 @@
-"""Streaming and sessions: replies as they grow, a memory that is saved, loaded and forked."""
+"""Streaming: replies as they grow; a stream that is broken off changes nothing.
 
-import tempfile
+Run: python examples/streaming.py
+"""
 
-from deltamem_agents.chat import ChatDeltaMem, ChatSession
+from deltamem_agents import ChatDeltaMem
 
+session = ChatDeltaMem().session()
+for said in ("Remember that my name is Liam.", "Tell me a joke."):
+    print("you:  ", said)
+    print("model: ", end="")
+    for chunk in session.stream(said):
+        print(chunk.text, end="|", flush=True)
+    print()
 
-def main() -> None:
-    model = ChatDeltaMem(max_tokens=40)
-    session = model.session()
-    for said in ("My dog is called Rex.", "What is my dog called?"):
-        print("you:  ", said)
-        print("model: ", end="")
-        for chunk in session.stream(said):
-            print(chunk.content, end="", flush=True)
-        print()
-    print("memory:", session.memory)
-
-    with tempfile.TemporaryDirectory() as folder:
-        session.save(folder)
-        again = ChatSession.load(model, folder)  # in another process, say
-    branch = again.fork()
-    branch.invoke("My cat is called Tom.")
-    print("messages:", len(again.messages), "and in the branch:", len(branch.messages))
-    print("the branch is another memory:", branch.memory != again.memory)
-
-
-if __name__ == "__main__":
-    main()
+before = session.memory
+for chunk in session.stream("Tell me a joke."):
+    print("broken off after", repr(chunk.text))
+    break
+print("the memory is as it was before:", session.memory == before)
+print("messages:", len(session.messages))

@@ -1,10 +1,16 @@
-"""Structured output: a reply that is an object, whatever the model would rather say."""
+"""Structured output: a reply that is an object, whatever the model would rather say.
+
+Decoding follows the schema, so that the object is always valid. What is in it is as good as the
+model: the built-in one guesses.
+
+Run: python examples/structured_output.py
+"""
 
 from typing import Literal
 
 from pydantic import BaseModel
 
-from deltamem_agents.chat import ChatDeltaMem
+from deltamem_agents import ChatDeltaMem
 
 
 class Ticket(BaseModel):
@@ -14,13 +20,8 @@ class Ticket(BaseModel):
     urgent: bool
 
 
-def main() -> None:
-    model = ChatDeltaMem(max_tokens=60)
-    for method in ("json_schema", "function_calling"):
-        sorter = model.with_structured_output(Ticket, method=method)
-        ticket = sorter.invoke("The parcel has not come and I need it today!")
-        print(f"{method}: {ticket!r}")
-
-
-if __name__ == "__main__":
-    main()
+model = ChatDeltaMem(max_tokens=60)
+for method in ("json_schema", "function_calling"):
+    sorter = model.with_structured_output(Ticket, method=method)
+    ticket = sorter.invoke("The parcel has not come and I need it today!")
+    print(f"{method}: {ticket!r}")

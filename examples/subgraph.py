@@ -3,11 +3,8 @@
 Run: python examples/subgraph.py
 """
 
-from __future__ import annotations
-
-import tempfile
-from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 from langchain.agents import AgentState, create_agent
 from langgraph.graph import START, MessagesState, StateGraph
@@ -15,36 +12,17 @@ from langgraph.graph import START, MessagesState, StateGraph
 from deltamem_agents import ChatDeltaMem, DeltaMemMiddleware, MemoryState, SQLAlchemySaver
 from deltamem_agents.graph.channel import MemoryChannel
 
+model = ChatDeltaMem(max_tokens=24)
 
-class SharedState(AgentState[Any]):
+
+class SharedState(AgentState):
     """A parent's state with the memory that its agents share."""
 
     delta_memory: Annotated[MemoryState | None, MemoryChannel()]
 
 
-def main(model: Any | None = None, folder: str | None = None) -> dict[str, Any]:
-    """Run two agents one after another, apart and with one memory."""
-    model = model or ChatDeltaMem(max_tokens=24)
-    path = Path(folder or tempfile.mkdtemp()) / "subgraph.db"
-    with SQLAlchemySaver(f"sqlite:///{path}") as saver:
-        apart = _chain(MessagesState, model, saver, keep=True)
-        together = _chain(SharedState, model, saver, shared=True)
-        for graph, thread in ((apart, "apart"), (together, "together")):
-            where: Any = {"configurable": {"thread_id": thread}}
-            for text in ("I am Carol and I plant roses.", "And tulips."):
-                graph.invoke({"messages": [("user", text)]}, where)
-        own = {
-            name: saver.memory_at(_inside("apart", name), "delta_memory")
-            for name in ("planner", "writer")
-        }
-        shared = saver.memory_at(_inside("together", ""), "delta_memory")
-    for name, memory in own.items():
-        print(f"{name:<9}{memory!r}")
-    print(f"shared   {shared!r}")
-    return {"own": own, "shared": shared}
-
-
-def _chain(schema: Any, model: Any, saver: Any, *, keep: bool = False, shared: bool = False) -> Any:
+def chain(schema, saver, *, shared):
+    """A planner, then a writer."""
     builder = StateGraph(schema)
     for name in ("planner", "writer"):
         agent = create_agent(
@@ -52,7 +30,7 @@ def _chain(schema: Any, model: Any, saver: Any, *, keep: bool = False, shared: b
             tools=[],
             system_prompt=f"You are the {name}.",
             middleware=[DeltaMemMiddleware(shared=shared)],
-            checkpointer=keep or None,  # True: the agent keeps its own state between calls
+            checkpointer=None if shared else True,  # True: a state of its own between calls
             name=name,
         )
         builder.add_node(name, agent)
@@ -60,9 +38,17 @@ def _chain(schema: Any, model: Any, saver: Any, *, keep: bool = False, shared: b
     return builder.compile(checkpointer=saver)
 
 
-def _inside(thread: str, namespace: str) -> Any:
-    return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace}}
+def memory_of(thread, agent=""):
+    """The memory of an agent of a thread; "" for the graph itself."""
+    return saver.memory_at({"configurable": {"thread_id": thread, "checkpoint_ns": agent}})
 
 
-if __name__ == "__main__":
-    main()
+with TemporaryDirectory() as folder, SQLAlchemySaver(f"sqlite:///{folder}/subgraph.db") as saver:
+    apart = chain(MessagesState, saver, shared=False)
+    together = chain(SharedState, saver, shared=True)
+    for graph, thread in ((apart, "apart"), (together, "together")):
+        for text in ("Remember that my name is Carla.", "Remember that my job is florist."):
+            graph.invoke({"messages": [("user", text)]}, {"configurable": {"thread_id": thread}})
+    print("planner ", memory_of("apart", "planner"))
+    print("writer  ", memory_of("apart", "writer"))
+    print("together", memory_of("together"))
