@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from deltamem_agents.evaluation.recall import evaluate
-from deltamem_agents.evaluation.tasks.recall import Setting, converse, steps
+from deltamem_agents.evaluation.subjects import Reader
+from deltamem_agents.evaluation.tasks.recall import UNKNOWN, Setting, converse
 from deltamem_agents.runtime.loading import load_engine
 from deltamem_agents.training.subjects import held_out
 
-ONE = Setting(1, rows=("memory", "reset", "swapped", "unknown"))
-FOUR = Setting(4, rows=("memory", "reset"))
-INVENTED = Setting(1, "invented", rows=("reset",))
+ONE = Setting(1, controls=True, unknown=True)
+FOUR = Setting(4, controls=True)
+INVENTED = Setting(1, "invented")
+SUBJECTS = ("memory", "off", "reset", "shuffled", "swapped")
 
 
 @pytest.fixture(scope="module")
@@ -24,43 +26,44 @@ def engine() -> Any:
 
 @pytest.fixture(scope="module")
 def result(engine: Any) -> Any:
-    ticks: list[None] = []
-    settings = (ONE, FOUR, INVENTED)
-    found = evaluate(
-        engine, count=40, settings=settings, full=False, tick=lambda: ticks.append(None)
-    )
-    assert len(ticks) == steps(settings, 40, full=False) == 40 * (7 + 3)
-    return found
+    return evaluate(engine, count=20, settings=(ONE, FOUR, INVENTED), subjects=SUBJECTS)
 
 
 def test_conversations_are_held_out_and_their_facts_out_of_view(engine: Any) -> None:
+    reader = Reader(engine)
     for seed in range(5):
-        held = converse(engine, FOUR, seed)
+        held = converse(reader, FOUR, seed)
+        ledger = reader.read(held)[0].ledger
         assert len(held.questions) == 4
-        assert held.distance >= 0
-        gone = held.memory.ledger.evicted_count
-        visible = held.messages[gone:]
-        assert len(visible) == len(held.memory.ledger.visible)
-        for turn in held.questions:
+        assert held.about["distance"] >= 0
+        visible = held.told[ledger.evicted_count :]
+        assert len(visible) == len(ledger.visible)
+        for question in held.questions:
+            turn = question.detail["turn"]
+            assert question.answers == (turn.assistant,)
             assert held_out(turn.subjects[0], turn.values[0])
             assert not any(turn.assistant in message["content"] for message in visible)
 
 
-def test_one_fact_is_answered_from_the_memory(result: Any) -> None:
-    assert result.row(1).share.total == 40
-    assert result.row(1).share.value >= 0.9
-
-
-def test_four_facts_are_answered_from_the_memory(result: Any) -> None:
-    assert result.row(4).share.total == 160
-    assert result.row(4).share.value >= 0.5
+def test_facts_are_answered_from_the_memory(result: Any) -> None:
+    one, four = result.row(ONE.name), result.row(FOUR.name)
+    assert (one.answers, one.episodes, one.detail["facts"]) == (20, 20, 1)
+    assert (four.answers, four.episodes) == (80, 20)
+    assert one.value >= 0.9
+    assert four.value >= 0.5
 
 
 def test_without_the_memory_nothing_is_known(result: Any) -> None:
-    assert result.row(1, "reset").share.value <= 0.05
-    assert result.row(4, "reset").share.value <= 0.05
-    assert result.row(1, "reset", "invented").share.value <= 0.05
-    assert result.row(1, "swapped").share.value <= 0.1
+    for subject in ("off", "reset", "shuffled"):
+        for setting in (ONE, FOUR):
+            assert result.row(setting.name, subject).value <= 0.05
+    assert result.row(ONE.name, "swapped").value <= 0.15
+
+
+def test_what_was_never_told_is_asked_of_the_memory_only(result: Any) -> None:
+    asked = [row for row in result.rows if row.group.endswith(UNKNOWN)]
+    assert [(row.subject, row.answers) for row in asked] == [("memory", 20)]
+    assert 0 < asked[0].value <= 1
 
 
 def test_state_bytes_do_not_grow_with_the_conversation(result: Any) -> None:
@@ -68,3 +71,4 @@ def test_state_bytes_do_not_grow_with_the_conversation(result: Any) -> None:
     assert about["memory_bytes"]["least"] == about["memory_bytes"]["most"]
     assert about["tokens"]["most"] > 1.5 * about["tokens"]["least"]
     assert about["rows"][0]["interval"][0] < about["rows"][0]["exact"]
+    assert about["costs"]["memory"]["bytes"] == about["memory_bytes"]["most"]

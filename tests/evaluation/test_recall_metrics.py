@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deltamem_agents.core.state import Ledger, MemoryState
-from deltamem_agents.evaluation.controls import emptied, swapped
-from deltamem_agents.evaluation.metrics import Share, says
+from deltamem_agents.evaluation.controls import emptied, shuffled, swapped, without_window
+from deltamem_agents.evaluation.metrics import Mean, Share, says, summarise
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,39 @@ def test_controls_keep_what_is_visible_and_change_what_is_behind_it() -> None:
     assert not emptied(mine).boundary_state.any()
     assert np.array_equal(swapped(mine, other).boundary_state, other.boundary_state)
     assert mine.state.any()
+
+
+def test_a_shuffled_memory_has_the_same_numbers_in_other_places() -> None:
+    mine = memory(0, "1")
+    mixed, again, other = shuffled(mine, 3), shuffled(mine, 3), shuffled(mine, 4)
+    assert np.array_equal(mixed.state, again.state)
+    assert not np.array_equal(mixed.state, other.state)
+    assert not np.array_equal(mixed.state, mine.boundary_state)
+    ordered = [
+        np.sort(state.reshape(2, 16), axis=1) for state in (mixed.state, mine.boundary_state)
+    ]
+    assert np.array_equal(*ordered)
+    assert mixed.ledger == mine.ledger
+
+
+def test_a_memory_without_its_window_has_its_messages_behind_it() -> None:
+    mine = memory(0, "1")
+    bare = without_window(mine)
+    assert np.array_equal(bare.boundary_state, mine.state)
+    assert (bare.ledger.evicted_count, bare.ledger.visible) == (3, ())
+    assert bare.ledger.evicted != mine.ledger.evicted
+
+
+def test_means_are_resampled_by_episode() -> None:
+    even = summarise([[0.0, 0.5], [0.5, 1.0]] * 20)
+    assert isinstance(even, Mean)
+    assert even.value == 0.5
+    low, high = even.interval
+    assert low == pytest.approx(0.42, abs=0.02)
+    assert high == pytest.approx(0.58, abs=0.02)
+    # As many answers that hang together within episodes are worth less.
+    low, high = summarise([[0.0] * 20, [0.9] * 20]).interval
+    assert (low, high) == (0.0, pytest.approx(0.9))
+    assert math.isnan(summarise([[0.2, 0.3]]).interval[0])
+    assert isinstance(summarise([[1.0, 0.0], [], [1.0]]), Share)
+    assert summarise([[1.0, 0.0], [], [1.0]]).value == 2 / 3
