@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AnyMessage, BaseMessage
 from langgraph.checkpoint.base import CheckpointTuple
 
 from deltamem_agents.errors import ThreadHistoryError
@@ -81,6 +82,39 @@ def namespace_of(saved: CheckpointTuple) -> str:
     return name
 
 
+class _Shared:
+    """Makes checkpoints share what is equal in them.
+
+    A conversation stands in each of its checkpoints again. Decoded one by one they would need
+    memory that grows with its square; a message is kept once, and so is a value that a channel
+    kept from one checkpoint to the next (one version, one value).
+    """
+
+    def __init__(self) -> None:
+        self._messages: dict[str, BaseMessage] = {}
+        self._values: dict[tuple[str, str, Any], Any] = {}
+
+    def of(self, saved: CheckpointTuple) -> CheckpointTuple:
+        """The checkpoint with values that others hold too."""
+        space, held = namespace_of(saved), saved.checkpoint["channel_versions"]
+        values = {}
+        for name, value in saved.checkpoint["channel_values"].items():
+            key = (space, name, held.get(name))
+            values[name] = self._values.setdefault(key, self._value(value))
+        return saved._replace(checkpoint={**saved.checkpoint, "channel_values": values})
+
+    def _value(self, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [self._message(part) if isinstance(part, BaseMessage) else part for part in value]
+
+    def _message(self, message: BaseMessage) -> BaseMessage:
+        if not message.id:
+            return message
+        known = self._messages.setdefault(message.id, message)
+        return known if known == message else message
+
+
 def load_past(thread: Thread) -> Steps[list[CheckpointTuple]]:
     """Read all checkpoints of all namespaces, oldest first.
 
@@ -89,11 +123,13 @@ def load_past(thread: Thread) -> Steps[list[CheckpointTuple]]:
     """
     saver, config = thread.saver, {"configurable": {"thread_id": thread.place.thread}}
 
+    shared = _Shared()
+
     async def alisted() -> list[CheckpointTuple]:
-        return [one async for one in saver.alist(config)]  # type: ignore[arg-type]
+        return [shared.of(one) async for one in saver.alist(config)]  # type: ignore[arg-type]
 
     found: list[CheckpointTuple] = yield Effect(
-        lambda: list(saver.list(config)),  # type: ignore[arg-type]
+        lambda: [shared.of(one) for one in saver.list(config)],  # type: ignore[arg-type]
         alisted,
     )
     if not found:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -18,6 +18,10 @@ from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ConfigError, ThreadHistoryError
 from deltamem_agents.graph.middleware import DeltaMemMiddleware
 from deltamem_agents.graph.operators import ThreadMemory
+from deltamem_agents.graph.past import load_past
+from deltamem_agents.graph.saved import messages_in
+from deltamem_agents.graph.steps import run
+from deltamem_agents.graph.thread import Thread
 from deltamem_agents.router import FactStore, HybridRouter
 
 WHERE: Any = {"configurable": {"thread_id": "t"}}
@@ -127,6 +131,21 @@ def test_facts_of_another_agent_on_the_thread_go_too(tiny: Any, tmp_path: Path) 
         assert SECRET not in [fact.value for fact in store.facts(scope, closed=True)]
         for part in tmp_path.iterdir():
             assert SECRET.encode() not in part.read_bytes(), part.name
+
+
+def test_a_long_past_holds_each_message_once(counting: Any, file_saver: Any) -> None:
+    graph = agent(counting(), file_saver)
+    for turn in range(12):
+        say(graph, f"fact {turn}")
+    past = run(load_past(Thread.of(graph, WHERE)))
+    held = [message for saved in past for message in messages_in(saved)]
+    assert len(held) > 12 * 24, "each checkpoint holds the conversation"
+    assert len({id(message) for message in held}) == len({message.id for message in held}) == 24
+    edited = HumanMessage("another", id=held[0].id)
+    graph.update_state(WHERE, {"messages": [edited]})
+    texts = {m.text for saved in run(load_past(Thread.of(graph, WHERE))) for m in messages_in(saved)
+             if m.id == edited.id}  # fmt: skip
+    assert texts == {"another", held[0].text}, "an edited message is two"
 
 
 def test_forks_forget_too(tiny: Any, file_saver: Any) -> None:
