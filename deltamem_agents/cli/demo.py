@@ -82,7 +82,7 @@ def _ask(folder: Path) -> int:
     plot_memory(memory, folder / PICTURE)
     report.answers(out, rows)
     report.branches(out, forks.question, branches)
-    report.forgotten(out, forgot, len(script.facts) - 1)
+    report.forgotten(out, forgot)
     out.print(f"\nPicture of the memory, layers x state: {folder / PICTURE}")
     out.print(f"Database: {folder / DATABASE}")
     return report.verdict(out, rows, branches, forgot)

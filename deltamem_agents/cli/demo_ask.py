@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,7 +77,8 @@ class Forgot:
         routed: what the agent with a router then answers.
         checkpoints: how many checkpoints were rewritten.
         bytes_left: how often the value still stands in the database's files.
-        others: how many of the other facts are still answered.
+        others: of each other fact, whether the memory still answers it.
+        routed_others: of each other fact, whether the agent with a router still does.
     """
 
     fact: Told
@@ -84,7 +86,8 @@ class Forgot:
     routed: str
     checkpoints: int
     bytes_left: int
-    others: int
+    others: tuple[bool, ...]
+    routed_others: tuple[bool, ...]
 
 
 class Asker:
@@ -191,10 +194,12 @@ class Asker:
             routed=str(self.ask(self.routed, fact.question).text),
             checkpoints=report.checkpoints,
             bytes_left=occurrences(database, fact.value),
-            others=sum(
-                says(str(self.ask(self.plain, other.question).text), other.value) for other in rest
-            ),
+            others=self._known(self.plain, rest),
+            routed_others=self._known(self.routed, rest),
         )
+
+    def _known(self, agent: Any, facts: Sequence[Told]) -> tuple[bool, ...]:
+        return tuple(says(str(self.ask(agent, one.question).text), one.value) for one in facts)
 
 
 def occurrences(database: Path, value: str) -> int:

@@ -55,7 +55,7 @@ def branches(out: Console, question: str, told: Sequence[Branch]) -> None:
     out.print(f"The two memories are {change.norm:.2f} apart (norm {told[0].memory.norm:.2f}).")
 
 
-def forgotten(out: Console, forgot: Forgot, others: int) -> None:
+def forgotten(out: Console, forgot: Forgot) -> None:
     """What is left of a forgotten fact."""
     table = Table(box=box.SIMPLE_HEAD, title=f'Forgotten: "{forgot.fact.value}"')
     for name in ("question", "with memory", "with router", "in the database's bytes"):
@@ -63,28 +63,41 @@ def forgotten(out: Console, forgot: Forgot, others: int) -> None:
     left = f"{forgot.bytes_left} times"
     table.add_row(*map(Text, (forgot.fact.question, forgot.answer, forgot.routed, left)))
     out.print(table)
+    kept, routed = Share.of(forgot.others), Share.of(forgot.routed_others)
     out.print(
-        f"The memory was rebuilt without it in {forgot.checkpoints} checkpoints; "
-        f"{forgot.others} of the {others} other facts are still answered."
+        f"The memory was rebuilt without it in {forgot.checkpoints} checkpoints; of the other "
+        f"facts {kept.right}/{kept.total} are still answered, with router "
+        f"{routed.right}/{routed.total}."
     )
 
 
 def verdict(out: Console, rows: Sequence[Asked], told: Sequence[Branch], forgot: Forgot) -> int:
-    """Say whether the promise holds: 0 if so, else 1."""
+    """Say whether the promise holds: 0 if so, else 1.
+
+    It holds if the memory and the router each answer enough of the facts, before one of them is
+    forgotten and after; if an emptied memory does not; if each branch knows its own; and if what
+    was forgotten is gone from both answers and from the database's bytes.
+    """
     recall = Share.of([says(row.remembered, row.fact.value) for row in rows])
     control = Share.of([says(row.control, row.fact.value) for row in rows])
     routed = Share.of([says(row.routed, row.fact.value) for row in rows])
     apart = all(says(branch.answer, branch.value) and branch.gone for branch in told)
     answers = (forgot.answer, forgot.routed)
     gone = not any(says(a, forgot.fact.value) for a in answers) and not forgot.bytes_left
-    holds = recall.value >= RECALL and recall.value - control.value >= MARGIN
+    enough = (recall, routed, Share.of(forgot.others), Share.of(forgot.routed_others))
+    good = (
+        all(share.value >= RECALL for share in enough)
+        and recall.value - control.value >= MARGIN
+        and apart
+        and gone
+    )
     out.print(
         f"\nRecall with memory {recall.right}/{recall.total}, memory reset {control.right}/"
         f"{control.total}, with router {routed.right}/{routed.total}; branches "
         f"{'differ as told' if apart else 'NOT as told'}; forgotten fact "
-        f"{'gone' if gone else 'NOT gone'}."
+        f"{'gone' if gone else 'NOT gone'}, the others "
+        f"{'kept' if all(share.value >= RECALL for share in enough[2:]) else 'NOT kept'}."
     )
-    good = holds and apart and gone
     out.print("[green]The promise holds.[/green]" if good else "[red]The promise is broken.[/red]")
     return 0 if good else 1
 
