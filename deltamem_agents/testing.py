@@ -193,7 +193,7 @@ def scripted(engine: Any, script: Script) -> Any:
             return logits
         *before, current = session.marks
         ids = [*(session.pinned.ids if session.pinned else ()), *(i for m in before for i in m.ids)]
-        opening = next(len(ids) for ids in openings if current.ids[: len(ids)] == ids)
+        opening = next(len(ids) for ids in openings if tuple(current.ids[: len(ids)]) == ids)
         reply = tokenizer(script(tokenizer.decode(ids)), add_special_tokens=False)["input_ids"]
         wanted = [*reply, tokenizer.eos_token_id]
         logits = full_like(logits, -100.0)

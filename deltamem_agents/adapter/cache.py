@@ -37,6 +37,14 @@ class Remembers:
     def memory(self, value: Tensor) -> None:
         self._store.set_memory(value)
 
+    def memory_before(self, tokens: int) -> Tensor:
+        """Return all states as they were before the newest tokens; nothing changes.
+
+        Raises:
+            StateError: they are too many, or gone (see `store.TAIL`).
+        """
+        return self._store.memory_before(tokens)
+
     @property
     def records(self) -> list[WriteRecord]:
         """Gates of the last call made with `MemoryCall(record=True)`, in the order of layers."""

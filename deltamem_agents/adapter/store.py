@@ -83,6 +83,11 @@ class _History:
         self.tokens -= undo.length
         return undo
 
+    def copy(self) -> _History:
+        other = _History()
+        other.calls, other.tokens = self.calls.copy(), self.tokens
+        return other
+
 
 class MemoryStore:
     """States fp32 [B, H, R, R] by layer; empty means zero, of whatever batch comes first."""
@@ -129,6 +134,19 @@ class MemoryStore:
         if not self.states:
             return None
         return torch.stack([self.states[layer] for layer in self.plan.layers], dim=1)
+
+    def memory_before(self, tokens: int) -> Tensor:
+        """All states as they were before the newest tokens; nothing changes.
+
+        Raises:
+            StateError: they were not remembered.
+        """
+        earlier = MemoryStore(self.plan)
+        earlier.states, earlier.sums = dict(self.states), dict(self.sums)
+        earlier._undo = {layer: history.copy() for layer, history in self._undo.items()}
+        earlier.roll_back(tokens)
+        memory = earlier.memory()
+        return torch.zeros(1, *self.plan.shape) if memory is None else memory
 
     def set_memory(self, memory: Tensor) -> None:
         """Replace all states by [B, layers, H, R, R]; the autograd graph is kept.

@@ -44,8 +44,7 @@ def _steps(turn: Turn, ids: Sequence[int], give: Callable[[float], None]) -> Ste
         yield from turn.advance(generate=True)
         pinned, parts = turn.render(turn.first, len(turn.items), generate=True)
         prompt = parts.pop()
-        yield from turn.session.sync(pinned, parts)
-        logits = yield from turn.session.open_message(prompt)
+        logits = yield from turn.session.sync(pinned, parts, prompt)
         for token in ids:
             assert logits is not None
             give(float(torch.log_softmax(logits.float(), -1)[token]))

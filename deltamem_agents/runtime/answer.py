@@ -164,12 +164,11 @@ class Answer:
         pinned, parts = turn.render(turn.first, len(turn.items), generate=True)
         prompt = parts.pop()
         self.input_tokens = sum(map(len, parts)) + len(prompt) + (len(pinned) if pinned else 0)
-        yield from turn.session.sync(pinned, parts)
         if turn.engine.tokenizer.decode(prompt.ids).rstrip().endswith("<think>"):
             self._parser = self._new_parser(thinking=True)
         seen = [token for part in (*parts, prompt) for token in part.ids]
         self._sampler = Sampler(self.options.sampling, seen)
-        logits = yield from turn.session.open_message(prompt)
+        logits = yield from turn.session.sync(pinned, parts, prompt)
         assert logits is not None  # a generation prompt has tokens
         return logits
 

@@ -181,9 +181,8 @@ class DecodeBatch:
                 ours.values[row] = ours.values[last]
         session.cache.memory = memory[row : row + 1].clone()
         session.batch = None
-        for rows in (self.sessions, self._lengths):
-            rows[row] = rows[last]  # type: ignore[index]
-            rows.pop()
+        self.sessions[row], self._lengths[row] = self.sessions[last], self._lengths[last]
+        del self.sessions[last], self._lengths[last]
         if self.sessions:
             self._cache.memory = kept
         else:
@@ -197,7 +196,7 @@ class DecodeBatch:
         ordered = [by_session[session] for session in self.sessions]
         self._add_column()
         inputs = [[feed.ids[0], n] for feed, n in zip(ordered, self._lengths, strict=True)]
-        ids, positions = torch.tensor(inputs, device=self.device).split(1, 1)
+        ids, positions = torch.tensor(inputs, device=self.device)[:, :, None].unbind(1)
         writes = [feed.writes[0] for feed in ordered]
         write = all(writes) or torch.tensor([[flag] for flag in writes], device=self.device)
         try:

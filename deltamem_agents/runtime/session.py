@@ -6,14 +6,15 @@ or in a batch with other sessions. A session belongs to one turn at a time.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from deltamem_agents.adapter import MemoryCache
+from deltamem_agents.adapter.store import TAIL
 from deltamem_agents.runtime.template import RenderedMessage
 
 CHUNK = 512  # tokens of one forward call while reading; other sessions run in between
@@ -43,11 +44,20 @@ Reading = Generator[Feed, Tensor, Tensor | None]
 class Mark:
     """A message that was read: where it starts, and the memory [layers, H, R, R] there if kept."""
 
-    ids: tuple[int, ...]
-    writes: tuple[bool, ...]
+    ids: Sequence[int]
+    writes: Sequence[bool]
     start: int
     state: Tensor | None
-    open: bool = False  # it is still being generated
+    open: bool = False  # it is still being generated: ids and writes are lists that grow
+
+    def begins(self, message: RenderedMessage) -> bool:
+        """Whether a message goes on where this one stops."""
+        length = len(self.ids)
+        return (
+            len(message.ids) > length
+            and message.ids[:length] == tuple(self.ids)
+            and message.writes[:length] == tuple(self.writes)
+        )
 
 
 class Session:
@@ -79,7 +89,7 @@ class Session:
     def memory(self) -> Tensor:
         """The memory now, float32 [layers, H, R, R], a copy."""
         self.leave_batch()
-        return self.cache.memory[0].detach().clone()
+        return self.cache.memory[0].detach()
 
     @property
     def nbytes(self) -> int:
@@ -130,30 +140,34 @@ class Session:
         self.cache.memory = memory[None]
         self.length, self.marks = length, self.marks[:count]
 
-    def read_pinned(self, pinned: RenderedMessage | None) -> Reading:
-        """Read system prompt and tools without writing, unless they are the ones in view."""
-        if self.length and self.pinned == pinned:
-            return None
-        self.restart()
-        self.pinned = pinned
-        if pinned is None:
-            return None
-        return (yield from self._feed(pinned.ids, [False] * len(pinned.ids)))
-
     def write_pinned(self, pinned: RenderedMessage) -> Reading:
         """Write system prompt and tools; what follows starts from the memory after them."""
         yield from self._feed(pinned.ids, pinned.writes)
         self.restart(self.memory)
         return None
 
-    def sync(self, pinned: RenderedMessage | None, messages: Sequence[RenderedMessage]) -> Reading:
+    def sync(
+        self,
+        pinned: RenderedMessage | None,
+        messages: Sequence[RenderedMessage],
+        opening: RenderedMessage | None = None,
+    ) -> Reading:
         """Make the window hold exactly these messages; what is there already costs nothing.
+
+        Args:
+            pinned: system prompt and tools, which are read without writing.
+            messages: the conversation.
+            opening: what opens a message that will be generated, to be read after them.
 
         Returns:
             Logits [V] after the last token, or None where nothing had to be read.
         """
         self.leave_batch()
-        logits = yield from self.read_pinned(pinned)
+        logits: Tensor | None = None
+        lead = None
+        if not self.length or self.pinned != pinned:
+            self.restart()
+            self.pinned = lead = pinned
         agreed = 0
         while agreed < min(len(self.marks), len(messages)):
             mark, message = self.marks[agreed], messages[agreed]
@@ -161,36 +175,24 @@ class Session:
                 break
             agreed += 1
         if agreed < len(self.marks):
-            if agreed == len(self.marks) - 1 and self._grows_into(messages[agreed:]):
+            mark = self.marks[-1]
+            grows = agreed == len(self.marks) - 1 and mark.open and agreed < len(messages)
+            if grows and mark.begins(messages[agreed]):
                 logits = yield from self._finish(messages[agreed])
             else:
                 self.rewind(agreed)
-        while len(self.marks) < len(messages):
-            logits = yield from self._read_some(messages[len(self.marks) :])
+        calls = list(self._calls(lead, messages[len(self.marks) :], opening))
+        for number, call in enumerate(calls):
+            opens = opening is not None and number == len(calls) - 1
+            logits = yield from self._read(call, leads=lead is not None and not number, opens=opens)
         return logits
-
-    def open_message(self, prompt: RenderedMessage) -> Reading:
-        """Begin a message that will be generated: read what opens it."""
-        self.marks.append(Mark(prompt.ids, prompt.writes, self.length, self.memory, open=True))
-        return (yield from self._feed(prompt.ids, prompt.writes, closes=False))
 
     def extend(self, token: int, writes: bool) -> Reading:
         """Read a token of the message that is being generated."""
         mark = self.marks[-1]
-        self.marks[-1] = Mark(
-            (*mark.ids, token), (*mark.writes, writes), mark.start, mark.state, True
-        )
+        mark.ids.append(token)  # type: ignore[attr-defined]
+        mark.writes.append(writes)  # type: ignore[attr-defined]
         return (yield from self._feed([token], [writes], closes=False))
-
-    def _grows_into(self, messages: Sequence[RenderedMessage]) -> bool:
-        mark, length = self.marks[-1], len(self.marks[-1].ids)
-        return (
-            bool(messages)
-            and mark.open
-            and len(messages[0].ids) > length
-            and messages[0].ids[:length] == mark.ids
-            and messages[0].writes[:length] == mark.writes
-        )
 
     def _finish(self, message: RenderedMessage) -> Reading:
         """Read the rest of a generated message."""
@@ -200,21 +202,57 @@ class Session:
         self.marks.append(Mark(message.ids, message.writes, mark.start, mark.state))
         return logits
 
-    def _read_some(self, messages: Sequence[RenderedMessage]) -> Reading:
-        """Read messages up to the next one whose memory is worth keeping: a question."""
-        state = self.memory
-        count = 1
-        while not self.by_segment and count < len(messages) and messages[count].role != "user":
-            count += 1
+    def _calls(
+        self,
+        lead: RenderedMessage | None,
+        messages: Sequence[RenderedMessage],
+        opening: RenderedMessage | None,
+    ) -> Iterator[list[RenderedMessage]]:
+        """Cut what is to be read into calls, as few as keep the memories worth keeping.
+
+        Those are the ones before the first of the messages, before the last question, and before a
+        message that will be generated, which can still be told when that is at the call's end. An
+        adapter that writes by message has a call for each.
+        """
+        first = [] if lead is None else [replace(lead, writes=(False,) * len(lead))]
+        last = [] if opening is None else [opening]
+        if self.by_segment:
+            yield from ([part] for part in (*first, *messages, *last))
+            return
+        question = max((n for n, m in enumerate(messages) if m.role == "user"), default=0)
+        calls = [[*messages[:question]], [*messages[question:]]]
+        if opening is not None and len(opening) > TAIL:
+            calls.append([])
+        calls[-1] += last
+        calls = [call for call in calls if call] or [[]]
+        calls[0] = first + calls[0]
+        yield from (call for call in calls if call)
+
+    def _read(
+        self, parts: Sequence[RenderedMessage], *, leads: bool = False, opens: bool = False
+    ) -> Reading:
+        """Read messages in one call.
+
+        Args:
+            parts: the messages.
+            leads: the first one is the pinned prompt.
+            opens: the last one is the beginning of a message that will be generated.
+        """
+        state: Tensor | None = self.memory
         start = self.length
-        ids = [token for message in messages[:count] for token in message.ids]
-        writes = [flag for message in messages[:count] for flag in message.writes]
-        logits = yield from self._feed(ids, writes)
-        for index, message in enumerate(messages[:count]):
-            self.marks.append(
-                Mark(message.ids, message.writes, start, state if index == 0 else None)
-            )
-            start += len(message)
+        ids = [token for part in parts for token in part.ids]
+        writes = [flag for part in parts for flag in part.writes]
+        for place, part in enumerate(parts):
+            if opens and place == len(parts) - 1:
+                self.marks.append(Mark(list(part.ids), list(part.writes), start, state, True))
+            elif place or not leads:
+                self.marks.append(Mark(part.ids, part.writes, start, state))
+                state = None
+            start += len(part)
+        logits = yield from self._feed(ids, writes, closes=not opens)
+        if opens and state is None:
+            before = self.cache.memory_before(len(parts[-1]))[0].detach()
+            self.marks[-1] = replace(self.marks[-1], state=before)
         return logits
 
     def _feed(self, ids: Sequence[int], writes: Sequence[bool], closes: bool = True) -> Reading:
