@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from deltamem_agents.adapter.decoding import Decoding
+from deltamem_agents.adapter.segments import Sums
+from deltamem_agents.adapter.store import MemoryStore, Undo
 from deltamem_agents.errors import BoundaryError, StateError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from deltamem_agents.adapter.store import MemoryStore
+    from deltamem_agents.adapter.memory import DeltaMemory
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,8 @@ class CallContext:
     States from before the call are pinned in `initial`, so that a layer that is run again
     (gradient checkpointing) reads what it read before; `sealed` keeps such a second run from
     touching the cache. `single` is a call of one token, written by itself with nothing to
-    mask or record, for which there is a short way. `checkpointed` says that layers will be run
+    mask or record, for which there is a short way. `running` are the adapters that are switched
+    on, by layer. `checkpointed` says that layers will be run
     again, `carries_graph` that gradients are to flow through the cache.
     """
 
@@ -66,8 +70,34 @@ class CallContext:
     autocast: bool = False
     checkpointed: bool = False
     carries_graph: bool = False
+    running: dict[int, DeltaMemory] = field(default_factory=dict)
     initial: dict[int, Tensor] = field(default_factory=dict)
+    left: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    decoding: Decoding | None = None
     sealed: bool = False
+
+    def decode(self, hidden: Tensor, layer: int) -> dict[str, Tensor] | None:
+        """A layer's corrections by the short way, or None where it cannot be taken."""
+        if not self.single or torch.is_grad_enabled():
+            return None
+        if self.decoding is None:
+            self.decoding = Decoding(self, hidden)
+        return self.decoding.read(hidden, self, layer)
+
+    def leave(
+        self, layer: int, state: Tensor, undo: Undo | None = None, sums: Sums | None = None
+    ) -> None:
+        """What a layer leaves behind; the cache takes it when the whole forward has run."""
+        if not self.sealed:
+            self.left[layer] = (state, undo, sums)
+
+    def seal(self, *, finished: bool) -> None:
+        """End the call: hand over what its layers left, all of it or, after an error, nothing."""
+        if finished and not self.sealed:
+            for layer, left in self.left.items():
+                self.store.put(layer, *left)
+        self.sealed = True
+        self.left.clear()
 
 
 class _Flight(threading.local):

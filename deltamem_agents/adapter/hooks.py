@@ -49,18 +49,17 @@ class DecoderEntry:
         self.trainable: list[str] = []
         self._plan: tuple[tuple[int, ...], Plan] | None = None
 
-    def running(self) -> list[DeltaMemory]:
-        """The adapters that are switched on, one a layer."""
-        memories = [layer.running for layer in self.layers]
-        return [memory for memory in memories if memory is not None]
+    def running(self) -> dict[int, DeltaMemory]:
+        """The adapters that are switched on, by layer."""
+        found = ((layer.index, layer.running) for layer in self.layers)
+        return {index: memory for index, memory in found if memory is not None}
 
-    def plan(self, running: list[DeltaMemory]) -> Plan:
+    def plan(self, running: dict[int, DeltaMemory]) -> Plan:
         """Which states the running adapters need."""
-        key = tuple(map(id, running))
+        key = tuple(map(id, running.values()))
         if self._plan is None or self._plan[0] != key:
-            indices = tuple(layer.index for layer in self.layers if layer.running is not None)
-            config = running[0].config
-            self._plan = (key, Plan(indices, config.heads, config.rank))
+            config = next(iter(running.values())).config
+            self._plan = (key, Plan(tuple(running), config.heads, config.rank))
         return self._plan[1]
 
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -89,8 +88,9 @@ class DecoderEntry:
             length=tokens.shape[1],
             device=tokens.device,
             token_mask=token_mask,
-            by_segment=running[0].config.by_segment,
+            by_segment=next(iter(running.values())).config.by_segment,
         )
+        context.running = running
         if given.record:
             store.records = []
         context.checkpointed = module.training and getattr(module, "gradient_checkpointing", False)
@@ -102,11 +102,14 @@ class DecoderEntry:
 
 
 class DecoderExit:
-    """Hook on the decoder: a context that has run must not write again, nor be kept."""
+    """Hook on the decoder: a context that has run must not write again, nor be kept.
+
+    After an error torch calls it without an output; the memory then stays as it was.
+    """
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if FLIGHT.call is not None:
-            FLIGHT.call.sealed = True
+            FLIGHT.call.seal(finished=output is not None)
         FLIGHT.call = None
         FLIGHT.corrections = None
 

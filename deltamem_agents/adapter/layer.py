@@ -72,24 +72,26 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
         if adapter_name in self and not any(p.is_meta for p in self[adapter_name].parameters()):
             self[adapter_name].to(self.home if device is None else device)
 
-    def begin(self, context: CallContext | None, hidden: Tensor) -> None:
-        """Read the memory for an attention call; its projections' hooks take the corrections."""
-        memory = self.running
-        if memory is None:
-            FLIGHT.corrections = None
-            return
+    def begin(self, context: CallContext | None, hidden: Tensor) -> dict[str, Tensor] | None:
+        """Read the memory for an attention call: the corrections for its projections."""
         if context is None:
+            if self.running is None:
+                return None
             raise UnsupportedModelError(
                 "an attention layer with memory runs inside its decoder",
                 got=type(hidden).__name__,
                 remedy="Call the model, not one of its layers.",
             )
+        memory = context.running.get(self.index)
+        if memory is None:
+            return None
         if hidden.shape[:2] != (context.batch, context.length):
             raise StateError(
                 f"attention sees the call's [{context.batch}, {context.length}] tokens",
                 got=tuple(hidden.shape),
             )
-        FLIGHT.corrections = memory.forward(hidden, context, self.index)
+        corrections = context.decode(hidden, self.index)
+        return memory.forward(hidden, context, self.index) if corrections is None else corrections
 
 
 class AttentionEntry:
@@ -107,7 +109,7 @@ class AttentionEntry:
                 )
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         layer: Any = module._modules[CHILD]
-        layer.begin(context, hidden)
+        FLIGHT.corrections = layer.begin(context, hidden)
         return args, kwargs
 
 
@@ -118,16 +120,17 @@ class AttentionExit:
         corrections, FLIGHT.corrections = FLIGHT.corrections, None
         if not corrections or "o" not in corrections or output is None:
             return None
-        if isinstance(output, tuple):
-            return (output[0] + corrections["o"].to(output[0].dtype), *output[1:])
-        return output + corrections["o"].to(output.dtype)
+        part, first = corrections["o"], output[0] if isinstance(output, tuple) else output
+        if part.dtype != first.dtype:
+            part = part.to(first.dtype)
+        return (first + part, *output[1:]) if isinstance(output, tuple) else first + part
 
 
 class ProjectionExit:
     """Hook on a projection: adds one correction to all of its output, or several to rows of it."""
 
-    def __init__(self, ports: dict[str, tuple[int, ...] | None]) -> None:
-        self.ports = ports
+    def __init__(self) -> None:
+        self.ports: dict[str, tuple[int, ...] | None] = {}
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         corrections = FLIGHT.corrections
@@ -135,7 +138,9 @@ class ProjectionExit:
             return None
         for name, rows in self.ports.items():
             if name in corrections:
-                part = corrections[name].to(output.dtype)
+                part = corrections[name]
+                if part.dtype != output.dtype:
+                    part = part.to(output.dtype)
                 if rows is not None:
                     index = torch.tensor(rows, device=part.device)
                     part = torch.zeros_like(output).index_copy(-1, index, part)
@@ -146,19 +151,52 @@ class ProjectionExit:
 HOOKS = (AttentionEntry, AttentionExit, ProjectionExit)
 
 
-def install(site: Site, layer: DeltaMemLayer) -> None:
-    """Put a layer and its hooks into an attention module."""
+def add_memory(
+    site: Site, name: str, memory: DeltaMemory, layer: DeltaMemLayer | None = None
+) -> DeltaMemLayer:
+    """Put an adapter into an attention module, with the hooks that it needs.
+
+    Args:
+        site: the attention module.
+        name: the adapter's name.
+        memory: the adapter.
+        layer: what holds the module's adapters, if it has none now; made anew by default.
+    """
     attention = site.module
-    attention.add_module(CHILD, layer)
-    attention.register_forward_pre_hook(AttentionEntry(), with_kwargs=True)
-    attention.register_forward_hook(AttentionExit(), always_call=True)
-    by_module: dict[str, dict[str, tuple[int, ...] | None]] = {}
-    for name, port in site.ports.items():
-        if name != "o":
-            by_module.setdefault(port.module, {})[name] = port.rows
-    for path, ports in by_module.items():
-        projection = base_of(attention.get_submodule(path))  # under LoRA, which may come and go
-        projection.register_forward_hook(ProjectionExit(ports))
+    if CHILD not in attention._modules:
+        attention.add_module(CHILD, DeltaMemLayer(site) if layer is None else layer)
+        attention.register_forward_pre_hook(AttentionEntry(), with_kwargs=True)
+        attention.register_forward_hook(AttentionExit(), always_call=True)
+    layer = attention._modules[CHILD]  # type: ignore[assignment]
+    assert isinstance(layer, DeltaMemLayer)
+    layer[name] = memory
+    for correction in memory.config.corrections:
+        if correction != "o":
+            _connect(site, correction)
+    return layer
+
+
+def _connect(site: Site, correction: str) -> None:
+    port = site.ports[correction]
+    projection = base_of(site.module.get_submodule(port.module))  # LoRA over it may come and go
+    hooks = projection._forward_hooks.values()
+    hook = next((hook for hook in hooks if isinstance(hook, ProjectionExit)), None)
+    if hook is None:
+        hook = ProjectionExit()
+        projection.register_forward_hook(hook)
+    hook.ports[correction] = port.rows
+
+
+def take_memory(site: Site, name: str) -> None:
+    """Take an adapter out of an attention module, with the hooks that no other one needs."""
+    layer = site.module._modules.get(CHILD)
+    if not isinstance(layer, DeltaMemLayer):
+        return
+    remaining: dict[str, Any] = {n: memory for n, memory in layer.items() if n != name}
+    remove(site.module)
+    for other, memory in remaining.items():
+        add_memory(site, other, memory, layer)
+    layer._modules.pop(name, None)
 
 
 def remove(attention: nn.Module) -> None:

@@ -44,20 +44,19 @@ class DeltaMemory(Projections):
         return self._forward(hidden, context, layer)
 
     def _forward(self, hidden: Tensor, context: CallContext, layer: int) -> dict[str, Tensor]:
-        dtype, packed = hidden.dtype, self.ready()
-        x = hidden if dtype == torch.float32 else hidden.float()
-        scale = self.config.alpha / self.config.rank
+        packed = self.ready()
         if context.single and not torch.is_grad_enabled():
-            before = context.store.get(layer, context.batch, x.device)
-            projected = self.project(x, packed).view(context.batch, -1)
-            reads, after = memory_step(projected, before, self.rule, scale)
-            context.store.put(layer, after, Undo(1, before))
-            return self.corrections(reads.view(context.batch, 1, -1), dtype, packed)
+            before = context.store.get(layer, context.batch, hidden.device)
+            projected = self.project(hidden.float(), packed).view(context.batch, -1)
+            reads, after = memory_step(projected, before, self.rule, self.scale)
+            context.leave(layer, after, Undo(1, before))
+            return self.corrections(reads.view(context.batch, 1, -1), hidden.dtype, packed)
+        x = hidden if hidden.dtype == torch.float32 else hidden.float()
         reads = self._read_and_write(x, context, layer, packed).flatten(-2)
-        return self.corrections(reads * scale, dtype, packed)
+        return self.corrections(reads * self.scale, hidden.dtype, packed)
 
     def _read_and_write(
-        self, x: Tensor, context: CallContext, layer: int, packed: list[Packed] | None
+        self, x: Tensor, context: CallContext, layer: int, packed: Packed | None
     ) -> Tensor:
         if context.carries_graph and not context.sealed and not torch.is_grad_enabled():
             raise UnsupportedModelError(
@@ -85,20 +84,16 @@ class DeltaMemory(Projections):
             undo = None
         else:
             reads, after, undo = _scan_for_undo(parts, before, context.token_mask)
-        if context.sealed:
-            return reads
-        if context.record:
+        if context.record and not context.sealed:
             context.store.records.append(WriteRecord(layer, beta, keep, _written(beta, context)))
-        context.store.put(layer, after, undo)
+        context.leave(layer, after, undo)
         return reads
 
     def _settle(self, context: CallContext, layer: int, before: Tensor, length: int) -> None:
         """Keep a state that this call only reads, so that the memory knows its batch."""
-        if context.sealed:
-            return
         sums = context.store.sums.get(layer)
         undo = Undo(length, before, sums, lambda _: (before, sums))
-        context.store.put(layer, before, None if torch.is_grad_enabled() else undo)
+        context.leave(layer, before, None if torch.is_grad_enabled() else undo, sums)
 
     def _write_segments(self, x: Tensor, before: Tensor, context: CallContext, layer: int) -> None:
         store, ids = context.store, context.segment_ids
@@ -117,14 +112,8 @@ class DeltaMemory(Projections):
 
         closes = context.closes
         after, sums = write(x.shape[1], context)
-        if context.sealed:
-            return
         undo = Undo(x.shape[1], before, open_sums, write)
-        store.put(layer, after, None if torch.is_grad_enabled() else undo)
-        if sums is None:
-            store.sums.pop(layer, None)
-        else:
-            store.sums[layer] = sums
+        context.leave(layer, after, None if torch.is_grad_enabled() else undo, sums)
 
     def write_means(
         self, sums: Sums, before: Tensor, context: CallContext | None, layer: int

@@ -14,7 +14,7 @@ from deltamem_agents.adapter.backbones import Site, find_decoder, find_sites
 from deltamem_agents.adapter.cache import MemoryCache
 from deltamem_agents.adapter.config import DeltaMemConfig
 from deltamem_agents.adapter.hooks import find_entry, install_hooks, remove_hooks
-from deltamem_agents.adapter.layer import CHILD, DeltaMemLayer, install, remove
+from deltamem_agents.adapter.layer import CHILD, DeltaMemLayer, add_memory, remove, take_memory
 from deltamem_agents.adapter.memory import DeltaMemory
 from deltamem_agents.adapter.store import Plan
 from deltamem_agents.errors import ConfigError, UnsupportedModelError
@@ -72,13 +72,8 @@ def install_all(
     trainable = [n for n, p in model.named_parameters() if p.requires_grad]
     try:
         for site, memory in zip(sites, memories, strict=True):
-            layer = site.module._modules.get(CHILD)
-            if layer is None:
-                layer = DeltaMemLayer(site)
-                install(site, layer)
-            assert isinstance(layer, DeltaMemLayer)
             device = next(site.module.parameters()).device
-            layer[name] = memory if device.type == "meta" else memory.to(device)
+            add_memory(site, name, memory if device.type == "meta" else memory.to(device))
         layers = layers_of(model)
         install_hooks(model, find_decoder(model), layers)
     except BaseException:
@@ -86,11 +81,7 @@ def install_all(
             detach(model)
         else:
             for site in sites:
-                layer = site.module._modules.get(CHILD)
-                if isinstance(layer, DeltaMemLayer):
-                    layer._modules.pop(name, None)
-                    if not layer:
-                        remove(site.module)
+                take_memory(site, name)
         raise
     if first:
         entry = find_entry(model)

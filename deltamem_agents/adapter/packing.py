@@ -8,6 +8,7 @@ trainer), the windows no longer line up; that is noticed, and the matrices are c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import is_
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +20,51 @@ class Packed:
     """Parameters of one module that share a buffer, stacked along their first axis.
 
     Args:
-        owner: the module's table of parameters.
-        names: which of them, in order; of one dtype and device, and of equal trailing shape.
-        lead: number of zeros in front of them.
+        owner: the module's table of parameters; all of them plain float32 tensors on one device.
+        inward: names of the matrices that read hidden states, in order.
+        bias: of their biases; where there are fewer, the first ones have none.
+        outward: of the matrices that make corrections.
     """
 
-    def __init__(self, owner: Parameters, names: Sequence[str], lead: int = 0) -> None:
-        parts = [_parameter(owner, name) for name in names]
-        with torch.inference_mode(False), torch.no_grad():
-            zeros = parts[0].new_zeros(lead, *parts[0].shape[1:])
-            self.buffer = torch.cat([zeros, *(part.detach() for part in parts)])
-            start = lead
-            for part in parts:
-                part.data = self.buffer[start : start + part.shape[0]]
-                start += part.shape[0]
-        self._windows = [(n, p, p.data_ptr()) for n, p in zip(names, parts, strict=True)]
+    def __init__(
+        self,
+        owner: Parameters,
+        inward: Sequence[str],
+        bias: Sequence[str],
+        outward: Sequence[str],
+    ) -> None:
+        self.inward = _side_by_side(owner, inward)
+        rows = sum(_parameter(owner, name).shape[0] for name in bias)
+        self.bias = _side_by_side(owner, bias, lead=self.inward.shape[0] - rows)
+        self.outward = _side_by_side(owner, outward)
+        self._parameters = tuple(owner.values())
+        self._addresses = tuple(map(Tensor.data_ptr, self._parameters))  # type: ignore[arg-type]
 
     def holds(self, owner: Parameters) -> bool:
-        """Whether every parameter is still the window it was made."""
-        return all(owner.get(n) is p and p.data_ptr() == at for n, p, at in self._windows)
+        """Whether every parameter is still where it was; asked a layer and token, so in C."""
+        here = owner.values()
+        return (
+            len(here) == len(self._parameters)
+            and all(map(is_, here, self._parameters))
+            and tuple(map(Tensor.data_ptr, here)) == self._addresses  # type: ignore[arg-type]
+        )
 
 
-def can_pack(owner: Parameters, names: Sequence[str]) -> bool:
-    """Whether these parameters are plain float32 tensors on one real device."""
+def _side_by_side(owner: Parameters, names: Sequence[str], lead: int = 0) -> Tensor:
     parts = [_parameter(owner, name) for name in names]
+    with torch.inference_mode(False), torch.no_grad():
+        zeros = parts[0].new_zeros(lead, *parts[0].shape[1:])
+        buffer = torch.cat([zeros, *(part.detach() for part in parts)])
+        start = lead
+        for part in parts:
+            part.data = buffer[start : start + part.shape[0]]
+            start += part.shape[0]
+    return buffer
+
+
+def can_pack(owner: Parameters) -> bool:
+    """Whether these parameters are plain float32 tensors on one real device."""
+    parts = [_parameter(owner, name) for name in owner]
     devices = {part.device for part in parts}
     return (
         len(devices) == 1

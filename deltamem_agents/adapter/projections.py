@@ -6,7 +6,8 @@ float32, whatever the backbone's dtype: in bfloat16 the reads are off by up to 0
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,10 @@ from deltamem_agents.adapter.backbones import Site
 from deltamem_agents.adapter.config import CORRECTIONS, DeltaMemConfig
 from deltamem_agents.adapter.initialise import initialise
 from deltamem_agents.adapter.packing import Packed, can_pack, stacked
-from deltamem_agents.core.step import StepRule
+from deltamem_agents.core.step import StepRule, layer_step
+
+if TYPE_CHECKING:
+    from deltamem_agents.core.step_cpu import LayerStep
 
 
 class Projections(nn.Module):
@@ -38,6 +42,7 @@ class Projections(nn.Module):
             self._bias.append("lambda_bias")
         self._widths = list(self.sizes.values())
         self.rule = rule_of(config)
+        self.scale = config.alpha / config.rank
         self._out = [f"delta_{name}_proj" for name in self.sizes]
         for name, shape in self._shapes(site.hidden).items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape, dtype=torch.float32)))
@@ -63,13 +68,18 @@ class Projections(nn.Module):
     def pack(self) -> None:
         """Lay the matrices side by side, where that is possible."""
         self.__dict__.pop("_packed", None)
-        owner = self._parameters
-        groups = (self._in, self._bias, self._out)
-        if all(can_pack(owner, names) for names in groups):
-            leads = (0, 3 * self.config.width, 0)
-            self.__dict__["_packed"] = [
-                Packed(owner, names, lead) for names, lead in zip(groups, leads, strict=True)
-            ]
+        self.__dict__.pop("native", None)
+        if can_pack(self._parameters):
+            packed = Packed(self._parameters, self._in, self._bias, self._out)
+            self.__dict__["_packed"] = packed
+
+    @cached_property
+    def native(self) -> LayerStep | None:
+        """All that this layer does in a decode step as one native call, where there is such."""
+        packed: Packed | None = self.__dict__.get("_packed")
+        if packed is None or self.config.trainable_scale or self.config.o_rmsnorm:
+            return None
+        return layer_step(packed.inward, packed.bias, packed.outward, self.rule, self.scale)
 
     def train(self, mode: bool = True) -> Projections:
         """As for any module; before inference the matrices are packed."""
@@ -84,15 +94,15 @@ class Projections(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+        return {n: value for n, value in self.__dict__.items() if n not in ("_packed", "native")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.pack()
 
-    def ready(self) -> list[Packed] | None:
+    def ready(self) -> Packed | None:
         """The packed matrices, if they hold and no parameter wants a gradient."""
-        packed: list[Packed] | None = self.__dict__.get("_packed")
+        packed: Packed | None = self.__dict__.get("_packed")
         if packed is None or torch.compiler.is_compiling():
             return None
         owner = self._parameters
@@ -100,9 +110,9 @@ class Projections(nn.Module):
             p is not None and p.requires_grad for p in owner.values()
         ):
             return None
-        return packed if all(part.holds(owner) for part in packed) else None
+        return packed if packed.holds(owner) else None
 
-    def project(self, x: Tensor, packed: list[Packed] | None = None) -> Tensor:
+    def project(self, x: Tensor, packed: Packed | None = None) -> Tensor:
         """Memory queries, keys, values and gate logits of hidden states, packed (eqs. 4-5).
 
         Args:
@@ -113,12 +123,12 @@ class Projections(nn.Module):
             [B, T, rule.width], laid out as `core.step.StepRule` says.
         """
         if packed is not None:
-            return F.linear(x, packed[0].buffer, packed[1].buffer)
+            return F.linear(x, packed.inward, packed.bias)
         bias = F.pad(stacked(self._parameters, self._bias), (3 * self.config.width, 0))
         return F.linear(x, stacked(self._parameters, self._in), bias)
 
     def corrections(
-        self, reads: Tensor, dtype: torch.dtype, packed: list[Packed] | None = None
+        self, reads: Tensor, dtype: torch.dtype, packed: Packed | None = None
     ) -> dict[str, Tensor]:
         """Corrections of the projections (eqs. 7-9).
 
@@ -127,11 +137,11 @@ class Projections(nn.Module):
             dtype: of the result.
             packed: the matrices, if they are ready.
         """
-        weight = packed[2].buffer if packed is not None else stacked(self._parameters, self._out)
+        weight = packed.outward if packed is not None else stacked(self._parameters, self._out)
         together = F.linear(reads, weight)
         if not self.config.trainable_scale and not self.config.o_rmsnorm:
-            return self._split(together if together.dtype == dtype else together.to(dtype))
-        parts = self._split(together)
+            return self.split(together if together.dtype == dtype else together.to(dtype))
+        parts = self.split(together)
         if self.config.trainable_scale:
             factors = (
                 torch.sigmoid(self.get_parameter("delta_scale_raw").float()) * self.config.scale_max
@@ -147,7 +157,8 @@ class Projections(nn.Module):
             parts["o"] = F.rms_norm(parts["o"], (self.sizes["o"],), weight, eps)
         return {name: part.to(dtype) for name, part in parts.items()}
 
-    def _split(self, together: Tensor) -> dict[str, Tensor]:
+    def split(self, together: Tensor) -> dict[str, Tensor]:
+        """Corrections by name from [B, T, all their widths]."""
         parts = torch.split(together, self._widths, -1)
         return dict(zip(self.sizes, parts, strict=True))
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deltamem_agents.adapter.segments import Sums
 from deltamem_agents.errors import StateError
 
 #: How many of the newest tokens can be taken back, at least; speculation needs a few dozen.
@@ -59,8 +60,8 @@ class Undo(NamedTuple):
 
     length: int
     before: Tensor
-    sums: tuple[Tensor, Tensor] | None = None
-    replay: Callable[[int], tuple[Tensor, tuple[Tensor, Tensor] | None]] | None = None
+    sums: Sums | None = None
+    replay: Callable[[int], tuple[Tensor, Sums | None]] | None = None
 
 
 class _History:
@@ -95,7 +96,7 @@ class MemoryStore:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.states: dict[int, Tensor] = {}
-        self.sums: dict[int, tuple[Tensor, Tensor]] = {}
+        self.sums: dict[int, Sums] = {}
         self.records: list[WriteRecord] = []
         self._undo: dict[int, _History] = {}
 
@@ -118,9 +119,11 @@ class MemoryStore:
             )
         return state if state.device == device else state.to(device)
 
-    def put(self, layer: int, state: Tensor, undo: Undo | None = None) -> None:
-        """Replace a layer's state; with `undo`, remember how to take it back."""
-        self.states[layer] = state
+    def put(
+        self, layer: int, state: Tensor, undo: Undo | None = None, sums: Sums | None = None
+    ) -> None:
+        """Replace a layer's state and open segments; with `undo`, remember how to go back."""
+        self._set(layer, state, sums)
         if undo is None:
             self._undo.pop(layer, None)
             return
@@ -205,11 +208,14 @@ class MemoryStore:
                 assert undo.replay is not None
                 state, sums = undo.replay(kept)
                 history.push(undo._replace(length=kept))
-            self.states[layer] = state
-            if sums is None:
-                self.sums.pop(layer, None)
-            else:
-                self.sums[layer] = sums
+            self._set(layer, state, sums)
+
+    def _set(self, layer: int, state: Tensor, sums: Sums | None) -> None:
+        self.states[layer] = state
+        if sums is None:
+            self.sums.pop(layer, None)
+        else:
+            self.sums[layer] = sums
 
 
 def check_memory(memory: Tensor, plan: Plan) -> None:

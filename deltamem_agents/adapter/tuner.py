@@ -19,7 +19,7 @@ from torch import nn
 from deltamem_agents.adapter.backbones import Site, find_decoder, find_sites
 from deltamem_agents.adapter.config import DeltaMemConfig
 from deltamem_agents.adapter.hooks import install_hooks
-from deltamem_agents.adapter.layer import CHILD, DeltaMemLayer, install, remove
+from deltamem_agents.adapter.layer import DeltaMemLayer, add_memory, take_memory
 from deltamem_agents.adapter.memory import DeltaMemory
 from deltamem_agents.adapter.model import check_name, checked, detach, layers_of
 from deltamem_agents.adapter.registration import METHOD, peft_type
@@ -50,7 +50,8 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except BaseException:
-            _take_back(sites, adapter_name)
+            for site in sites:
+                take_memory(site, adapter_name)
             raise
         install_hooks(model, find_decoder(model), layers_of(model))
 
@@ -59,12 +60,7 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
         current_key: str, **kwargs: Any,
     ) -> None:  # fmt: skip
         site: Site = self._sites[current_key]
-        layer = target._modules.get(CHILD)
-        if layer is None:
-            layer = DeltaMemLayer(site)
-            install(site, layer)
-        assert isinstance(layer, DeltaMemLayer)
-        layer[adapter_name] = DeltaMemory(peft_config, site)
+        layer = add_memory(site, adapter_name, DeltaMemory(peft_config, site))
         layer._move_adapter_to_device_of_base_layer(adapter_name)
         if adapter_name not in self.active_adapters:
             layer[adapter_name].requires_grad_(False)
@@ -101,15 +97,6 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Not possible for this method."""
         self._unload_and_optionally_merge(merge=True)
-
-
-def _take_back(sites: list[Site], adapter_name: str) -> None:
-    for site in sites:
-        layer = site.module._modules.get(CHILD)
-        if isinstance(layer, DeltaMemLayer):
-            layer._modules.pop(adapter_name, None)
-            if not len(layer):
-                remove(site.module)
 
 
 def register() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from torch.nn.functional import normalize
 
 from deltamem_agents.core.scan import delta_scan
 from deltamem_agents.errors import ConfigError, StateError
+
+if TYPE_CHECKING:
+    from deltamem_agents.core.step_cpu import LayerStep
 
 NORM_EPS = 1e-6
 UPDATES = ("standard", "lambda_outside", "no_lambda")
@@ -118,6 +121,20 @@ def _behind_the_door(device: str) -> _Step:
 
         return step_triton
     return step_torch
+
+
+def layer_step(
+    inward: Tensor, bias: Tensor, outward: Tensor, rule: StepRule, scale: float
+) -> LayerStep | None:
+    """A layer's whole part in a decode step as one native call, or None where there is none.
+
+    Arguments as of `core.step_cpu.LayerStep`.
+    """
+    if inward.device.type != "cpu" or find_spec("numba") is None:
+        return None
+    from deltamem_agents.core.step_cpu import LayerStep
+
+    return LayerStep(inward, bias, outward, rule, scale)
 
 
 def step_torch(

@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -40,6 +42,14 @@ CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 def logits(model, ids):
     with torch.no_grad():
         return model(ids).logits
+
+
+def hooks_of(model) -> dict[str, int]:
+    """Number of hooks by module."""
+    counts = {
+        n: len(m._forward_hooks) + len(m._forward_pre_hooks) for n, m in model.named_modules()
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def untouched(model) -> bool:
@@ -114,23 +124,32 @@ def test_attach_and_detach_leave_the_model_as_it_was(backbone, tokens, config):
     attach(model, DeltaMemConfig())  # and again
 
 
-def test_an_error_in_the_middle_of_attach_leaves_the_model(backbone, tokens, monkeypatch):
-    import deltamem_agents.adapter.model as module
+@pytest.mark.parametrize("way", ["attach", "second", "peft"])
+def test_an_error_in_the_middle_of_attach_leaves_the_model(
+    backbone, build, tokens, monkeypatch, way
+):
+    import deltamem_agents.adapter.model as plain
+    import deltamem_agents.adapter.tuner as tuner
 
-    model, ids = backbone(), tokens(2, 9)
-    before, real, done = logits(model, ids), module.install, []
+    model, ids = build() if way == "second" else backbone(), tokens(2, 9)
+    before, real, done = logits(model, ids), plain.add_memory, []
+    names, hooks = [n for n, _ in model.named_modules()], hooks_of(model)
 
-    def breaks(site, layer):
+    def breaks(site, name, memory):
         if len(done) == 2:
             raise RuntimeError("broken on purpose")
         done.append(site)
-        real(site, layer)
+        return real(site, name, memory)
 
-    monkeypatch.setattr(module, "install", breaks)
+    for module in (plain, tuner):
+        monkeypatch.setattr(module, "add_memory", breaks)
+    put = get_peft_model if way == "peft" else partial(attach, name="new")
     with pytest.raises(RuntimeError, match="on purpose"):
-        attach(model, DeltaMemConfig())
+        put(model, DeltaMemConfig(rank=2, corrections="qkvo"))
     assert len(done) == 2
-    assert untouched(model)
+    assert [n for n, _ in model.named_modules()] == names
+    assert hooks_of(model) == hooks
+    assert untouched(model) or way == "second"
     assert torch.equal(logits(model, ids), before)
 
 

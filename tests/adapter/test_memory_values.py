@@ -169,6 +169,23 @@ def test_an_error_inside_leaves_nothing_in_the_air(build, tokens, monkeypatch):
     assert torch.equal(model(tokens(1, 6)).logits, expected)
 
 
+@pytest.mark.parametrize("length", [1, 6])
+@torch.no_grad()
+def test_a_forward_that_fails_midway_leaves_the_memory_as_it_was(build, tokens, length):
+    model = build()
+    cache = MemoryCache(model)
+    model(tokens(1, 6), past_key_values=cache)
+    before = cache.memory
+    late = model.model.layers[2].self_attn.o_proj
+    handle = late.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("late")))
+    with pytest.raises(RuntimeError, match="late"):
+        model(tokens(1, length, seed=1), past_key_values=cache)
+    handle.remove()
+    assert torch.equal(cache.memory, before)
+    model(tokens(1, length, seed=1), past_key_values=cache)
+    assert not torch.equal(cache.memory, before)
+
+
 @torch.no_grad()
 def test_hidden_states_may_come_as_embeddings_or_positionally(model, tokens):
     ids = tokens(2, 6)

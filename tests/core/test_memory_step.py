@@ -10,7 +10,14 @@ from torch import Tensor
 
 from deltamem_agents.core.reference import delta_scan_reference
 from deltamem_agents.core.scan import delta_scan
-from deltamem_agents.core.step import UPDATES, StepRule, memory_step, step_torch, unpack
+from deltamem_agents.core.step import (
+    UPDATES,
+    StepRule,
+    layer_step,
+    memory_step,
+    step_torch,
+    unpack,
+)
 from deltamem_agents.errors import ConfigError, StateError
 
 RULES = [
@@ -41,6 +48,82 @@ def test_equal_to_unpacking_and_scanning(rule: StepRule) -> None:
     torch.testing.assert_close(plain, (reads, after), rtol=1e-5, atol=1e-5)
     assert torch.equal(projected, copies[0])
     assert torch.equal(state, copies[1])
+
+
+def layer(rule: StepRule, hidden: int = 20, width: int = 11) -> list[Tensor]:
+    """Matrices of a layer: inward, bias, outward."""
+    draw = torch.Generator().manual_seed(1)
+    shapes = ((rule.width, hidden), (rule.width,), (width, rule.heads * rule.rank))
+    return [torch.randn(shape, generator=draw) / 4 for shape in shapes]
+
+
+def run_layer(rule: StepRule, hidden: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    step = layer_step(*layer(rule), rule, 2.0)
+    assert step is not None
+    result = torch.empty(hidden.shape[0], 1, step.width, dtype=hidden.dtype)
+    after = torch.empty_like(state)
+    step.bind(state, after, result, torch.empty(step.scratch))(hidden.data_ptr())
+    return result, after
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_a_layer_in_one_call_is_its_two_matrices_and_the_step(rule: StepRule) -> None:
+    hidden, state = torch.randn(3, 1, 20), inputs(rule, 3)[1]
+    copies = hidden.clone(), state.clone()
+    result, after = run_layer(rule, hidden, state)
+    inward, bias, outward = (x.double() for x in layer(rule))
+    sequence = unpack(hidden.double() @ inward.T + bias, rule)
+    reads, want = delta_scan_reference(*sequence, state.double())
+    torch.testing.assert_close(after.double(), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        result.double(), 2 * reads.flatten(-2) @ outward.T, rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(hidden, copies[0])
+    assert torch.equal(state, copies[1])
+
+
+def test_a_layer_reads_and_answers_bfloat16_as_torch_rounds_it() -> None:
+    rule = StepRule(2, 8, 16)
+    hidden, state = torch.randn(64, 1, 20).bfloat16(), inputs(rule, 64)[1]
+    result, after = run_layer(rule, hidden, state)
+    exact, same = run_layer(rule, hidden.float(), state)
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(after, same)
+    assert torch.equal(result, exact.bfloat16())
+    state[5, 0, 3] = float("nan")
+    state[6, 0, 3] = float("inf")
+    result, _ = run_layer(rule, hidden, state)
+    assert result[5].isnan().all()
+    assert not result[6].isfinite().any()
+    assert result[7:].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda b, a, r, s: (b[:1], a, r, s),
+        lambda b, a, r, s: (b, a[..., :2], r, s),
+        lambda b, a, r, s: (b, a, r[..., :5], s),
+        lambda b, a, r, s: (b, a, r.half(), s),
+        lambda b, a, r, s: (b.double(), a, r, s),
+        lambda b, a, r, s: (b, a, r, s[1:]),
+        lambda b, a, r, s: (b.transpose(-1, -2), a, r, s),
+        lambda b, a, r, s: (b, a.to("meta"), r, s),
+    ],
+)
+def test_a_layer_takes_nothing_that_does_not_fit(spoil: object) -> None:
+    rule = StepRule(2, 4, 8)
+    step, state = layer_step(*layer(rule), rule, 2.0), inputs(rule, 2)[1]
+    assert step is not None
+    given = (state, torch.empty_like(state), torch.empty(2, 1, 11), torch.empty(step.scratch))
+    step.bind(*given)
+    with pytest.raises(StateError):
+        step.bind(*spoil(*given))  # type: ignore[operator]
+
+
+def test_a_layer_elsewhere_than_on_the_cpu_has_no_such_call() -> None:
+    rule = StepRule(2, 4, 8)
+    assert layer_step(*(x.to("meta") for x in layer(rule)), rule, 2.0) is None
 
 
 def test_unpacking_is_equations_4_and_5() -> None:

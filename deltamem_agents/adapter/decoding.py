@@ -1,0 +1,75 @@
+"""One token a session, through all layers: what does not hang on hidden states is laid out at once.
+
+While a model decodes, a layer's memory has little to compute and much to fetch: between two of our
+layers the backbone sweeps code and data out of the caches. So checks, buffers and addresses of all
+layers are prepared in one go when the first of them is reached, and each then makes a single call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from deltamem_agents.adapter.store import Undo
+
+if TYPE_CHECKING:
+    from deltamem_agents.adapter.call import CallContext
+
+#: Up to so many sessions are read one by one; of more, matrix products take less time.
+FEW = 8
+
+
+class Decoding:
+    """The prepared layers of one call.
+
+    Args:
+        context: the call; one token a session, without gradients, padding or masks.
+        hidden: what the first layer reads, [B, 1, d]; only its shape and dtype are looked at.
+    """
+
+    def __init__(self, context: CallContext, hidden: Tensor) -> None:
+        self._shape, self._dtype = hidden.shape, hidden.dtype
+        self._runs: dict[int, Callable[[int], None]] = {}
+        self._parts: dict[int, dict[str, Tensor]] = {}
+        self._after: dict[int, tuple[Tensor, Undo]] = {}
+        if hidden.is_cpu and hidden.shape[0] <= FEW and hidden.dtype in _DTYPES:
+            self._prepare(context, hidden)
+
+    def _prepare(self, context: CallContext, hidden: Tensor) -> None:
+        batch, plan = context.batch, context.store.plan
+        states = torch.empty(len(plan.layers), batch, *plan.shape[1:]).unbind(0)
+        # One layer's corrections are used up before the next layer's are made, so they share.
+        shared: dict[tuple[int, ...], tuple[Tensor, Tensor, dict[str, Tensor]]] = {}
+        for (layer, memory), after in zip(context.running.items(), states, strict=True):
+            packed = memory.ready()
+            step = None if packed is None else memory.native
+            if step is None or step.hidden != hidden.shape[2]:
+                continue
+            key = (*memory.sizes.values(), step.scratch)
+            if key not in shared:
+                result = torch.empty((batch, 1, step.width), dtype=hidden.dtype)
+                shared[key] = (result, torch.empty(step.scratch), memory.split(result))
+            result, scratch, self._parts[layer] = shared[key]
+            before = context.store.get(layer, batch, hidden.device).contiguous()
+            self._runs[layer] = step.bind(before, after, result, scratch)
+            self._after[layer] = (after, Undo(1, before))
+
+    def read(self, hidden: Tensor, context: CallContext, layer: int) -> dict[str, Tensor] | None:
+        """Read and write one layer's memory.
+
+        Returns:
+            its corrections, to be used before the next layer's are asked for; None if this layer
+            is not prepared for these hidden states.
+        """
+        run = self._runs.get(layer)
+        if run is None or hidden.shape != self._shape or hidden.dtype != self._dtype:
+            return None
+        run((hidden if hidden.is_contiguous() else hidden.contiguous()).data_ptr())
+        context.left[layer] = self._after[layer]
+        return self._parts[layer]
+
+
+_DTYPES = (torch.float32, torch.bfloat16)
