@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,8 @@ from deltamem_agents.cli.console import console, open_engine, progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from deltamem_agents.evaluation.cast import Cast
     from deltamem_agents.evaluation.frame import Task
-    from deltamem_agents.evaluation.subjects import Cast
 
 Save = Annotated[
     Path | None,
@@ -31,6 +32,10 @@ Subjects = Annotated[
     typer.Option(help="Who is asked: names, or standard (memory and controls), baselines, all."),
 ]
 Workers = Annotated[int, typer.Option(help="Episodes at once; 1 for undisturbed latencies.")]
+Compressor = Annotated[
+    Path | None, typer.Option(help="Token classifier of the compressed prompt (LLMLingua-2).")
+]
+Summaries = Annotated[str, typer.Option(help="MemoryBank's: by the model, or extract.")]
 Count = Annotated[int, typer.Option(help="Episodes of each line.")]
 Limit = Annotated[int | None, typer.Option(help="Most questions of the file.")]
 
@@ -50,6 +55,8 @@ def recall(
     seed: Seed = 0,
     save: Save = None,
     workers: Workers = 8,
+    compressor: Compressor = None,
+    summaries: Summaries = "",
 ) -> None:
     """Ask for facts that have left the window."""
     from deltamem_agents.evaluation.tasks.recall import SETTINGS, Recall
@@ -57,9 +64,9 @@ def recall(
     counts = set(numbers(facts))
     settings = [one for one in SETTINGS if not counts or one.facts in counts]
     perform(
+        Run(model, adapter, window, subjects, save, workers, compressor, summaries),
         lambda cast: Recall(cast.reader, settings, count=conversations, seed=seed),
-        model, adapter, window, subjects, save, workers,
-    )  # fmt: skip
+    )
 
 
 @evaluation.command()
@@ -83,49 +90,81 @@ def router(
         out.print(f"Written: {save}")
 
 
-def perform(
-    make: Callable[[Cast], Task],
-    model: str | None,
-    adapter: str | None,
-    window: int | None,
-    subjects: str,
-    save: Path | None,
-    workers: int,
-) -> None:
-    """Open a model, run a task with the chosen subjects, print the tables.
+@dataclass(frozen=True)
+class Run:
+    """What every task's command is given.
 
     Args:
-        make: the task, made when the model is there.
         model: see `open_engine`.
         adapter: see there.
         window: see there.
         subjects: see `Cast.choose`.
         save: where the result goes.
         workers: see `runner.run`.
+        compressor: see `BaselineSettings`.
+        summaries: see there.
+        bare: see `Cast`.
+    """
+
+    model: str | None
+    adapter: str | None
+    window: int | None
+    subjects: str
+    save: Path | None
+    workers: int
+    compressor: Path | None = None
+    summaries: str = ""
+    bare: bool = False
+
+    def cast(self) -> Cast:
+        """Open the model. The built-in one cannot write summaries: they are extracted for it."""
+        from deltamem_agents.evaluation.cast import BaselineSettings, Cast
+
+        engine = open_engine(self.model, self.adapter, context_window=self.window)
+        how = self.summaries or ("model" if self.model else "extract")
+        return Cast(
+            engine, BaselineSettings(compressor=self.compressor, summaries=how), bare=self.bare
+        )
+
+
+def perform(given: Run, make: Callable[[Cast], Task]) -> None:
+    """Open a model, run a task with the chosen subjects, print the tables.
+
+    Args:
+        given: what the command was given.
+        make: the task, made when the model is there.
     """
     from deltamem_agents.evaluation.runner import run, steps
-    from deltamem_agents.evaluation.subjects import Cast
 
     out = console()
-    engine = open_engine(model, adapter, context_window=window)
-    cast = Cast(engine)
-    task, chosen = make(cast), cast.choose(subjects)
-    about: dict[str, Any] = {
-        "model": engine.name,
-        "fingerprint": engine.fingerprint,
-        "context_window": engine.context_window,
-    }
+    cast = given.cast()
+    task, chosen = make(cast), cast.choose(given.subjects)
     with progress(out) as bar:
         line = bar.add_task("preparing", total=None)
         bar.update(line, total=steps(task, chosen), description="reading and asking")
         result = run(
-            task, chosen, path=save, about=about, workers=workers, tick=lambda: bar.advance(line)
-        )
-    out.print(result.table(f"{task.name}, a window of {engine.context_window} tokens"))
+            task, chosen, path=given.save, about=about(cast), workers=given.workers,
+            tick=lambda: bar.advance(line),
+        )  # fmt: skip
+    view = f"a window of {cast.engine.context_window} tokens"
+    out.print(result.table(f"{task.name}, {'state only' if cast.bare else view}"))
     out.print(result.cost_table())
     out.print(f"{result.seconds} s")
-    if save is not None:
-        out.print(f"Written: {save}")
+    if given.save is not None:
+        out.print(f"Written: {given.save}")
+
+
+def about(cast: Cast) -> dict[str, Any]:
+    """What decides the answers beside the task."""
+    engine, settings = cast.engine, cast.settings
+    return {
+        "model": engine.name,
+        "fingerprint": engine.fingerprint,
+        "context_window": engine.context_window,
+        "bare": cast.bare,
+        "compressor": None if settings.compressor is None else str(settings.compressor),
+        "summaries": settings.summaries,
+    }
 
 
 def numbers(text: str) -> list[int]:
@@ -138,3 +177,6 @@ def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise typer.BadParameter(f"whole numbers with commas, such as 1,4; got {text!r}") from error
+
+
+from deltamem_agents.cli import evaluate_tasks as _tasks  # noqa: E402, F401  (adds its commands)

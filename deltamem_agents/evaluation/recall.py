@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from deltamem_agents.evaluation.cast import Cast
 from deltamem_agents.evaluation.report import Result
 from deltamem_agents.evaluation.runner import run
-from deltamem_agents.evaluation.subjects import STANDARD, Cast
+from deltamem_agents.evaluation.subjects import STANDARD
 from deltamem_agents.evaluation.tasks.recall import SETTINGS, Recall, Setting
 from deltamem_agents.runtime.engine import Engine
 

@@ -25,6 +25,7 @@ def run(
     path: Path | None = None,
     about: Mapping[str, Any] | None = None,
     workers: int = WORKERS,
+    keep: bool = False,
     tick: Callable[[], None] = lambda: None,
 ) -> Result:
     """Put every question of a task to every subject.
@@ -35,6 +36,7 @@ def run(
         path: where the result goes as JSON. While the run lasts its answers stand in a journal
             beside it (`.part`); a run that was killed goes on from there.
         about: what else decides the answers (model, window, ...), as JSON values.
+        keep: leave the journal when the result is written, so that a repeated run takes no time.
         workers: episodes in work at once, where a subject allows it; 1 for undisturbed latencies.
         tick: called after each episode of each subject; `steps` says how often in all.
 
@@ -76,7 +78,8 @@ def run(
     result = Result(task, head, tuple(episodes), tuple(ordered), titles, seconds)
     if path is not None:
         write_json(path, result.as_dict())
-        journal.remove()
+        if not keep:
+            journal.remove()
     return result
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from deltamem_agents.adapter import adapter_parameters
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.errors import ConfigError
 from deltamem_agents.evaluation.controls import emptied, shuffled, swapped, without_window
 from deltamem_agents.evaluation.frame import Cost, Episode, Message, Question, Reply
 from deltamem_agents.evaluation.likelihood import log_probability
@@ -82,10 +80,11 @@ class Reader:
 
     Args:
         engine: reads.
+        bare: whether all messages leave the window afterwards, so that the state alone is left.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, *, bare: bool = False) -> None:
+        self.engine, self.bare = engine, bare
         self._known: dict[str, tuple[MemoryState, float]] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -99,6 +98,7 @@ class Reader:
                 began = time.perf_counter()
                 told = episode.told
                 memory = self.engine.read(None, told) if told else self.engine.empty_state()
+                memory = without_window(memory) if self.bare else memory
                 self._known[episode.name] = memory, time.perf_counter() - began
             return self._known[episode.name]
 
@@ -173,8 +173,11 @@ def _mixed(own: MemoryState, other: MemoryState, episode: Episode) -> MemoryStat
     return shuffled(own, seed=zlib.crc32(episode.name.encode()))
 
 
+CONTROLS = ("off", "reset", "shuffled", "swapped", "full")
+STANDARD = ("memory", *CONTROLS)
+
 #: name: (title, change, whether it needs another episode's memory)
-_MEMORIES: dict[str, tuple[str, Change, bool]] = {
+MEMORIES: Mapping[str, tuple[str, Change, bool]] = {
     "memory": ("with memory", _is, False),
     "reset": ("memory reset", lambda own, other, episode: emptied(own), False),
     "shuffled": ("memory shuffled", _mixed, False),
@@ -189,60 +192,3 @@ _MEMORIES: dict[str, tuple[str, Change, bool]] = {
         lambda own, other, episode: without_window(swapped(own, without_window(other))), True,
     ),
 }  # fmt: skip
-CONTROLS = ("off", "reset", "shuffled", "swapped", "full")
-STANDARD = ("memory", *CONTROLS)
-NAMES = (*_MEMORIES, "off", "full", "none")
-
-
-class Cast:
-    """Makes subjects by name, with one reader and one engine without memory between them.
-
-    Args:
-        engine: model, adapter and window.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.reader = Reader(engine)
-
-    @cached_property
-    def whole(self) -> Engine:
-        """Sees all that the model's positions hold; no memory."""
-        return silent(self.engine)
-
-    @cached_property
-    def narrow(self) -> Engine:
-        """Sees what the memory's engine sees; no memory."""
-        return silent(self.engine, self.engine.context_window)
-
-    def choose(self, names: str) -> list[Any]:
-        """Subjects by names with commas; "standard" stands for the memory and its controls.
-
-        Raises:
-            ConfigError: there is none of a name.
-        """
-        groups = {"standard": STANDARD}
-        listed = [
-            name
-            for part in names.split(",")
-            if (given := part.strip())
-            for name in groups.get(given, (given,))
-        ]
-        return [self.subject(name) for name in dict.fromkeys(listed)]
-
-    def subject(self, name: str) -> Any:
-        """A memory or a control.
-
-        Raises:
-            ConfigError: there is none of this name.
-        """
-        if name in _MEMORIES:
-            title, change, borrows = _MEMORIES[name]
-            return FromMemory(name, title, self.reader, change, borrows)
-        if name == "off":
-            return FromText("off", "memory off (sliding window)", self.narrow)
-        if name == "full":
-            return FromText("full", "everything visible, no memory", self.whole)
-        if name == "none":
-            return FromText("none", "nothing visible, no memory", self.narrow, whole=False)
-        raise ConfigError(f"a subject is one of {', '.join(NAMES)}", got=name)
