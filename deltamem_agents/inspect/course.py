@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from deltamem_agents.errors import StateError, ThreadHistoryError
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint import SQLAlchemySaver
+    from deltamem_agents.checkpoint.memories import MemoryRecord
     from deltamem_agents.router.facts import Fact
 
 MOST = 80
-"""Memories of a thread that are looked at one by one; of more, the newest."""
+"""Changes of a thread's memory that are looked at one by one; of more, the newest."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ThreadSummary:
         norm: of the newest memory.
         bytes: of one memory's arrays.
         changed: when the newest memory was stored; None without one.
+        norms: of the memory at each of its changes, oldest first.
     """
 
     thread: str
@@ -42,6 +44,7 @@ class ThreadSummary:
     norm: float = 0.0
     bytes: int = 0
     changed: datetime | None = None
+    norms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,8 @@ class Point:
 
     Attributes:
         checkpoint_id: LangGraph's id.
-        parent: index of the point before it in this branch; None for the first.
+        parent: index of the point before it in this branch; None for the first, and where that
+            one is not among the points.
         created: when, UTC.
         drift: norm of the change since the parent (since zero, for the first).
         memory: the memory itself.
@@ -121,7 +125,14 @@ def _summary(saver: SQLAlchemySaver, name: str, count: int) -> ThreadSummary:
         return ThreadSummary(name, count, 0)
     last = records[-1]
     return ThreadSummary(
-        name, count, len(records), last.tokens_written, last.norm, last.bytes, _time(last.created)
+        thread=name,
+        checkpoints=count,
+        memories=len(records),
+        tokens_written=last.tokens_written,
+        norm=last.norm,
+        bytes=last.bytes,
+        changed=_time(last.created),
+        norms=tuple(record.norm for record, _ in _changes(records)),
     )
 
 
@@ -152,7 +163,7 @@ def course(
             remedy="See `deltamem inspect DATABASE` for the threads there are.",
         )
     where: dict[str, Any] = {"thread_id": thread, "checkpoint_ns": namespace}
-    points = _points(saver, where, records[-MOST:])
+    points = _points(saver, where, records)
     newest = saver.get_tuple(RunnableConfig(configurable=where))
     values = newest.checkpoint["channel_values"] if newest else {}
     said = [m for m in values.get("messages", []) if isinstance(m, BaseMessage)]
@@ -160,34 +171,55 @@ def course(
     return Course(thread, saver.tenant, len(records), tuple(points), tuple(said), facts)
 
 
-def _points(
-    saver: SQLAlchemySaver, where: dict[str, Any], records: Sequence[Any]
-) -> list[Point]:
-    """The memories that differ from their parent's; a checkpoint that changed nothing is none."""
-    points: list[Point] = []
-    standing: dict[str, int] = {}  # checkpoint -> the point whose memory it has
+def _changes(
+    records: Sequence[MemoryRecord],
+) -> list[tuple[MemoryRecord, MemoryRecord | None]]:
+    """The memories that differ from the one before them in their branch, each with that one.
+
+    Told by the numbers beside them, so that a long thread's memories need not be loaded.
+    """
+    standing: dict[str, MemoryRecord] = {}  # checkpoint -> where its memory came to be
+    changes: list[tuple[MemoryRecord, MemoryRecord | None]] = []
     for record in records:
-        config = RunnableConfig(configurable={**where, "checkpoint_id": record.checkpoint_id})
-        memory = saver.memory_at(config, record.channel)
-        if memory is None:
-            continue
-        parent = standing.get(record.parent_id)
-        before = points[parent].memory if parent is not None else None
-        if before is not None and before == memory:
-            assert parent is not None
-            standing[record.checkpoint_id] = parent
+        before = standing.get(record.parent_id or "")
+        if before is None or _numbers(before) != _numbers(record):
+            changes.append((record, before))
+            standing[record.checkpoint_id] = record
+        else:
+            standing[record.checkpoint_id] = before
+    return changes
+
+
+def _numbers(record: MemoryRecord) -> tuple[Any, ...]:
+    return record.channel, record.adapter, record.tokens_written, record.norm
+
+
+def _points(
+    saver: SQLAlchemySaver, where: dict[str, Any], records: Sequence[MemoryRecord]
+) -> list[Point]:
+    """The newest changes, with their memories."""
+    loaded: dict[str, MemoryState | None] = {}
+
+    def load(record: MemoryRecord) -> MemoryState | None:
+        name = record.checkpoint_id
+        if name not in loaded:
+            config = RunnableConfig(configurable={**where, "checkpoint_id": name})
+            loaded[name] = saver.memory_at(config, record.channel)
+        return loaded[name]
+
+    points: list[Point] = []
+    places: dict[str, int] = {}
+    for record, earlier in _changes(records)[-MOST:]:
+        memory, before = load(record), load(earlier) if earlier is not None else None
+        if memory is None:  # removed since the records were read
             continue
         comparable = before is not None and before.fingerprint == memory.fingerprint
         drift = memory.diff(before).norm if before is not None and comparable else memory.norm
-        standing[record.checkpoint_id] = len(points)
-        points.append(
-            Point(record.checkpoint_id, parent, _time(record.created), drift, memory)
-        )
+        parent = places.get(earlier.checkpoint_id) if earlier is not None else None
+        places[record.checkpoint_id] = len(points)
+        points.append(Point(record.checkpoint_id, parent, _time(record.created), drift, memory))
     parents = {point.parent for point in points}
-    return [
-        Point(p.checkpoint_id, p.parent, p.created, p.drift, p.memory, index not in parents)
-        for index, p in enumerate(points)
-    ]
+    return [replace(p, newest=index not in parents) for index, p in enumerate(points)]
 
 
 def _facts(saver: SQLAlchemySaver, thread: str) -> tuple[Fact, ...]:

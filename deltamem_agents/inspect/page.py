@@ -30,8 +30,8 @@ def thread_page(
     Args:
         course: what the database holds; see `course.course`.
         trace: how strongly the conversation was written; None shows the plain text.
-        compare: indices among the course's points of the two compared first; by default the last
-            one with the one before it.
+        compare: indices among the course's points of the two compared first; by default the newest
+            with the one it came from.
 
     Returns:
         HTML. What people said is escaped, and a content security policy forbids every request.
@@ -43,6 +43,8 @@ def thread_page(
     shown = [i for i, p in enumerate(course.points) if p.memory.state.shape == shape]
     last = len(shown) - 1
     start, end = max(0, last - 1), last
+    if course.last.parent in shown:
+        start = shown.index(course.last.parent)
     if compare is not None:
         course.points[compare[1]].memory.diff(course.points[compare[0]].memory)  # one adapter
         start, end = (shown.index(index) for index in compare)

@@ -53,7 +53,7 @@ def _traced(trace: WriteTrace) -> dict[int, str]:
     found: dict[int, list[str]] = {}
     for token, text in enumerate(trace.texts):
         share = float(strength[token]) / top if trace.written[token] else 0.0
-        style = f"background:rgba(214,48,30,{0.85 * share:.3f})" if share >= 0.02 else ""
+        style = f"background:rgba(var(--write),{0.85 * share:.3f})" if share >= 0.02 else ""
         strong = " strong" if share > 0.3 else ""
         mark = f' class="mark{strong}"' if trace.special[token] else ""
         told = f"\u03b2 {strength[token]:.4f}" if trace.written[token] else "not written"

@@ -16,11 +16,12 @@ from rich.text import Text
 
 from deltamem_agents.core.heat_map import heat_colours, scale_limit, side_by_side
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.inspect.course import Course, ThreadSummary
+from deltamem_agents.inspect.course import MOST, Course, ThreadSummary
 
 if TYPE_CHECKING:
     from deltamem_agents.inspect.trace import WriteTrace
 
+_WIDE = 24  # bars of a course in the list of threads
 _BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
 
@@ -33,22 +34,23 @@ def threads_table(threads: Sequence[ThreadSummary], size: int = 0) -> Renderable
     """
     if not threads:
         return Text("No threads.")
-    table = _table("thread", "checkpoints", "memories", "tokens read", "norm", "bytes", "changed")
+    table = _table("thread", "checkpoints", "tokens read", "norm", "its course", "changed")
     for thread in threads:
         table.add_row(
             Text(thread.thread),
             str(thread.checkpoints),
-            str(thread.memories),
             *(
-                (f"{thread.tokens_written}", f"{thread.norm:.2f}", f"{thread.bytes}")
+                (f"{thread.tokens_written}", f"{thread.norm:.2f}", spark(thread.norms, _WIDE))
                 if thread.memories
-                else ("", "", "")
+                else ("", "", "no memory")
             ),
             f"{thread.changed:%Y-%m-%d %H:%M:%S}" if thread.changed else "",
         )
     total = sum(thread.checkpoints for thread in threads)
-    line = f"{len(threads)} threads, {total} checkpoints"
-    return Group(table, Text(line + (f", {size / 1024:.0f} KiB" if size else "")))
+    line = f"{len(threads)} thread{'s' * (len(threads) != 1)}, {total} checkpoints"
+    line += f", {size / 1024:.0f} KiB" if size else ""
+    largest = max(thread.bytes for thread in threads)
+    return Group(table, Text(line + (f"; a memory has {largest} bytes" if largest else "")))
 
 
 def thread_report(course: Course, trace: WriteTrace | None = None) -> RenderableType:
@@ -176,10 +178,12 @@ def text(trace: WriteTrace) -> Text:
     return line
 
 
-def spark(values: Sequence[float]) -> str:
-    """Numbers as a line of bars, from 0 to the largest."""
-    top = max(values, default=0.0) or 1.0
-    return "".join(_BARS[min(7, int(8 * value / top))] for value in values)
+def spark(values: Sequence[float], width: int = MOST) -> str:
+    """Numbers as a line of bars, from 0 to the largest; of more than `width`, that many of them."""
+    shown = min(width, len(values))
+    chosen = [values[round(i * (len(values) - 1) / max(1, shown - 1))] for i in range(shown)]
+    top = max(chosen, default=0.0) or 1.0
+    return "".join(_BARS[min(7, int(8 * value / top))] for value in chosen)
 
 
 def _table(*names: str) -> Table:

@@ -70,13 +70,11 @@ def _axes(highest: float, farthest: float) -> str:
         (_DRIFT_END, "0"),
     ):
         lines.append(
-            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}" stroke="#e2e2e6"/>'
+            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
             f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{text}</text>'
         )
     lines.append(f'<text x="{_LEFT}" y="{_NORM_TOP - 4}">norm</text>')
     lines.append(f'<text x="{_LEFT}" y="{_DRIFT_TOP - 4}">drift</text>')
     lines.append(f'<text x="{_LEFT}" y="{_HEIGHT - 5}">first</text>')
-    lines.append(
-        f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 5}" text-anchor="end">newest</text>'
-    )
+    lines.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 5}" text-anchor="end">newest</text>')
     return "".join(lines)

@@ -122,13 +122,12 @@ class _Recorder:
         self.written = np.zeros(total, bool)
         self.open = 0  # tokens of the running message in feeds before, where writes go by message
 
-    def place(self, feed: Feed) -> int:
-        """Where in the whole conversation a feed begins."""
+    def places(self, feed: Feed) -> NDArray[np.intp]:
+        """Where in the whole conversation a feed's tokens stand; the prompt is always first."""
         length = int(feed.session.length)
-        if length < self.fixed:
-            return length
-        start: int = self.starts[self.turn.first]
-        return start + length - self.fixed
+        here = np.arange(length, length + len(feed.ids))
+        gone = int(self.starts[self.turn.first]) - self.fixed
+        return np.where(here < self.fixed, here, here + gone)
 
     def run(self, feed: Feed) -> Any:
         """Run the model on a feed and note its gates."""
@@ -144,7 +143,7 @@ class _Recorder:
             closes=feed.closes,
             record=True,
         )
-        start = self.place(feed)
+        places = self.places(feed)
         cache.records.clear()
         with torch.inference_mode():
             output = self.engine.model(
@@ -155,21 +154,20 @@ class _Recorder:
                 delta_mem=call,
             )
         if any(feed.writes):
-            self._note(start, feed, cache.records)
+            self._note(places, feed, cache.records)
         return output.logits[0, -1]
 
-    def _note(self, start: int, feed: Feed, records: Sequence[Any]) -> None:
-        size = len(feed.ids)
-        self.written[start : start + size] = feed.writes
+    def _note(self, places: NDArray[np.intp], feed: Feed, records: Sequence[Any]) -> None:
+        here = np.array(feed.writes)
+        self.written[places] |= here  # the prompt is read again without writing
         if self.engine.by_segment:
-            start, size = start - self.open, size + self.open
-            self.open = 0 if feed.closes else size
-        here = self.written[start : start + size]
+            places = np.concatenate([np.arange(places[0] - self.open, places[0]), places])
+            self.open = 0 if feed.closes else len(places)
+            here = self.written[places]
         for layer, record in enumerate(records):
-            span = slice(start, start + size)
             for target, gate in ((self.beta, record.beta), (self.keep, record.keep)):
                 mean = gate[0].float().mean(dim=(-2, -1)).cpu().numpy()  # [T], or [1] of a message
-                target[layer, span] = np.where(here, mean, target[layer, span])
+                target[layer, places] = np.where(here, mean, target[layer, places])
 
     def result(self, memory: MemoryState) -> WriteTrace:
         """Everything that was noted, with the texts."""

@@ -41,7 +41,7 @@ def test_each_heat_map_holds_its_layer_and_all_share_a_symmetric_scale(tmp_path:
         assert np.isnan(drawn[:, 4]).all()
         assert np.array_equal(drawn[:, 5:], value.state[layer, 1])
     scales = {axes.images[0].get_clim() for axes in figure.axes if axes.images}
-    (low, high), = scales
+    ((low, high),) = scales
     assert low == -high
     titles = [axes.get_title("left") for axes in figure.axes if axes.images]
     assert titles == [f"layer {i}   norm {n:.3g}" for i, n in enumerate(value.layer_norms)]

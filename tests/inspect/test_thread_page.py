@@ -16,7 +16,7 @@ from rich.console import Console
 from deltamem_agents.errors import ThreadHistoryError
 from deltamem_agents.inspect.course import course, threads
 from deltamem_agents.inspect.page import thread_page, write_page
-from deltamem_agents.inspect.terminal import compare_report, thread_report, threads_table
+from deltamem_agents.inspect.terminal import compare_report, spark, thread_report, threads_table
 from deltamem_agents.inspect.trace import trace_writes
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -35,12 +35,14 @@ def test_threads_are_listed_with_their_newest_memory(stored) -> None:
     memory = stored.saver.memory_at({"configurable": {"thread_id": "nora"}})
     assert nora.tokens_written == memory.tokens_written
     assert nora.norm == pytest.approx(memory.norm)
-    assert nora.checkpoints == len(
-        list(stored.saver.list({"configurable": {"thread_id": "nora"}}))
-    )
+    assert nora.checkpoints == len(list(stored.saver.list({"configurable": {"thread_id": "nora"}})))
+    points = course(stored.saver, "nora").points
+    assert nora.norms == pytest.approx(tuple(point.memory.norm for point in points))
     text = printed(threads_table(threads(stored.saver), 4096))
-    assert re.search(rf"nora +{nora.checkpoints} +{nora.memories} +{nora.tokens_written} ", text)
-    assert "2 threads" in text
+    numbers = rf"{nora.checkpoints} +{nora.tokens_written} +{nora.norm:.2f}"
+    assert re.search(rf"nora +{numbers} +{spark(nora.norms)} ", text)
+    assert f"2 threads, {sum(t.checkpoints for t in found.values())} checkpoints, 4 KiB" in text
+    assert f"a memory has {memory.nbytes} bytes" in text
     assert printed(threads_table([])) == "No threads.\n"
 
 
@@ -61,6 +63,16 @@ def test_a_course_has_one_point_for_each_change_and_knows_its_branches(stored) -
     assert {"4711", "9382"} <= {fact.value for fact in seen.facts}
     with pytest.raises(ThreadHistoryError, match="0 of 5"):
         seen.point("nowhere")
+
+
+def test_of_many_changes_the_newest_are_shown_with_what_they_changed(stored, monkeypatch) -> None:
+    whole = course(stored.saver, "nora").points
+    for most, parents in ((3, [None, 0, 0]), (2, [None, None])):  # two branches of one point
+        monkeypatch.setattr("deltamem_agents.inspect.course.MOST", most)
+        newest = course(stored.saver, "nora").points
+        assert [p.checkpoint_id for p in newest] == [p.checkpoint_id for p in whole[-most:]]
+        assert [p.drift for p in newest] == [p.drift for p in whole[-most:]]
+        assert [p.parent for p in newest] == parents
 
 
 def test_a_thread_without_a_memory_is_an_error(stored) -> None:
@@ -117,6 +129,8 @@ def test_the_page_tells_when_the_text_was_read_with_another_model(stored) -> Non
     own = thread_page(seen, trace_writes(stored.model, list(seen.messages)))
     other = thread_page(seen, trace_writes(tiny_engine(seed=3), list(seen.messages)))
     assert "another model" not in own
+    assert seen.last.parent == 2
+    assert '"from": 2, "to": 4' in own  # the newest with what it came from, not with its neighbour
     assert "another model" in other
 
 
