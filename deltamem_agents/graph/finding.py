@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import Runtime
 
@@ -71,7 +72,8 @@ def _ask(node: Any, state: Mapping[str, Any], config: RunnableConfig) -> Effect:
         **config,
         "configurable": {**config.get("configurable", {}), "__pregel_runtime": Runtime()},
     }
-    values = {"messages": [], **state}
+    # Middleware may look at the last message: a new thread is asked as by its first one.
+    values = {**state, "messages": state.get("messages") or [HumanMessage("")]}
 
     def ask() -> Captured | None:
         try:

@@ -11,7 +11,7 @@ from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import DivergenceError
 from deltamem_agents.graph.place import Place
 from deltamem_agents.graph.reader import Reader
-from deltamem_agents.graph.saved import memory_in, messages_in
+from deltamem_agents.graph.saved import has_messages, memory_in, messages_in
 from deltamem_agents.graph.settings import MemorySettings
 from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
 from deltamem_agents.graph.steps import Steps
@@ -59,7 +59,7 @@ def refuse_changed(
         return
     told: set[str | None] = set()
     for saved in (yield from place.ancestors(memory, lambda one: memory_in(one) == memory)):
-        read = messages_in(saved)
+        read = messages_in(saved) if has_messages(saved) else []
         names = reader.digests(read)
         told |= {one.id for one, name in zip(read, names, strict=True) if name in visible}
     changed = [message.id for message in messages if message.id and message.id in told]

@@ -47,7 +47,7 @@ def ingest(thread: Thread, material: Material | Iterable[Material]) -> Steps[Ing
     if (router := settings.router) is not None:
         told = yield Effect(lambda: hear(router, [*held, *new], values, thread.config))
         changes.update(told[1])
-    config = yield from put(thread.saver, following(thread.saver, thread.place, tip, changes))
+    config = yield from put(thread.saver, following(thread, tip, changes))
     return Ingested(dict(config), after, tuple(message.id for message in new if message.id))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from langchain_core.messages import AnyMessage
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ThreadHistoryError
@@ -24,6 +25,12 @@ def start_in(saved: CheckpointTuple | None) -> MemoryState | None:
     return value if isinstance(value, MemoryState) else None
 
 
+def has_messages(saved: CheckpointTuple) -> bool:
+    """Whether the checkpoint holds its messages itself, not as a change to older ones."""
+    values = saved.checkpoint["channel_values"]
+    return MESSAGES_KEY in values or MESSAGES_KEY not in saved.checkpoint["channel_versions"]
+
+
 def messages_in(saved: CheckpointTuple | None) -> list[AnyMessage]:
     """The messages that a checkpoint holds.
 
@@ -32,13 +39,11 @@ def messages_in(saved: CheckpointTuple | None) -> list[AnyMessage]:
     """
     if saved is None:
         return []
-    values = saved.checkpoint["channel_values"]
-    if MESSAGES_KEY in values:
-        return list(values[MESSAGES_KEY])
-    if MESSAGES_KEY in saved.checkpoint["channel_versions"]:
+    if not has_messages(saved):
         raise ThreadHistoryError(
-            "the operators need the messages of a checkpoint as a list",
+            "forgetting needs the messages of every checkpoint as a list",
             got="a DeltaChannel, whose values are spread over older checkpoints",
             remedy="Keep `messages` with the add_messages reducer.",
         )
-    return []
+    found = saved.checkpoint["channel_values"].get(MESSAGES_KEY, ())
+    return list(found.value if isinstance(found, _DeltaSnapshot) else found)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
 from deltamem_agents.core.state import MemoryState
@@ -16,7 +17,7 @@ from deltamem_agents.graph.place import Place, place_of_thread
 from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.saved import memory_in
 from deltamem_agents.graph.settings import MemorySettings
-from deltamem_agents.graph.steps import Steps
+from deltamem_agents.graph.steps import Effect, Steps
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,28 @@ class Thread:
         """Another thread of the same graph, its newest checkpoint."""
         return replace(self, place=Place(self.saver, thread, self.place.namespace))
 
+    @property
+    def spread(self) -> frozenset[str]:
+        """The channels whose values are kept as changes to older checkpoints (DeltaChannel)."""
+        channels = getattr(self.graph, "channels", {})
+        return frozenset(name for name, one in channels.items() if isinstance(one, DeltaChannel))
+
     def tip(self) -> Steps[CheckpointTuple | None]:
-        """The checkpoint that the config names, or the newest."""
-        return (yield from self.place.read())
+        """The checkpoint that the config names, or the newest, with its values whole."""
+        saved = yield from self.place.read()
+        held = saved.checkpoint["channel_versions"] if saved else {}
+        spread = self.spread & held.keys()
+        if saved is None or not spread or getattr(self.graph, "checkpointer", None) is None:
+            return saved
+        graph, config = self.graph, saved.config
+        state = yield Effect(lambda: graph.get_state(config), lambda: graph.aget_state(config))
+        whole = {name: state.values[name] for name in spread if name in state.values}
+        values = {**saved.checkpoint["channel_values"], **whole}
+        return saved._replace(checkpoint={**saved.checkpoint, "channel_values": values})
 
     def memory(self) -> Steps[MemoryState | None]:
         """The memory there."""
-        tip = yield from self.tip()
-        return memory_in(tip)
+        return memory_in((yield from self.place.read()))
 
     def reading(self, tip: CheckpointTuple | None) -> Steps[tuple[Reader, MemorySettings]]:
         """How the graph reads, as its next call would."""

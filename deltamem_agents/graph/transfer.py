@@ -41,7 +41,7 @@ def begin_with(
         )
     first = sealed(memory)
     changes = {MEMORY_KEY: first, START_KEY: first}
-    yield from put(thread.saver, following(thread.saver, thread.place, tip, changes))
+    yield from put(thread.saver, following(thread, tip, changes))
     return first
 
 

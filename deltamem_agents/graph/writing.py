@@ -7,7 +7,7 @@ must change values only, so it makes the next checkpoint itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -20,10 +20,11 @@ from langgraph.checkpoint.base import (
     empty_checkpoint,
 )
 from langgraph.checkpoint.base.id import uuid6
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from deltamem_agents.errors import ThreadHistoryError
-from deltamem_agents.graph.place import Place
 from deltamem_agents.graph.steps import Effect, Steps
+from deltamem_agents.graph.thread import Thread
 
 PENDING = ("__start__", "__pregel_tasks")
 PENDING_PREFIX = "branch:"
@@ -73,16 +74,12 @@ def refuse_running(tip: CheckpointTuple | None) -> None:
 
 
 def following(
-    saver: BaseCheckpointSaver[Any],
-    place: Place,
-    tip: CheckpointTuple | None,
-    changes: Mapping[str, Any],
+    thread: Thread, tip: CheckpointTuple | None, changes: Mapping[str, Any]
 ) -> NewCheckpoint:
     """The checkpoint after `tip` with some channels changed.
 
     Args:
-        saver: numbers versions.
-        place: the thread and namespace.
+        thread: where; its saver numbers versions.
         tip: the newest checkpoint of the branch; None for a new thread.
         changes: channel -> new value; None values are stored as None.
     """
@@ -90,20 +87,23 @@ def following(
     step = int(tip.metadata.get("step", -1)) + 1 if tip else -1
     held = checkpoint["channel_versions"]
     newest = max(held.values()) if held else None
-    version = saver.get_next_version(newest, None)
-    versions = dict.fromkeys(changes, version)
+    version = thread.saver.get_next_version(newest, None)
+    # What older checkpoints would have to give is stored whole, as LangGraph does at a fork.
+    values = {**checkpoint["channel_values"], **changes}
+    whole = {name: _DeltaSnapshot(values[name]) for name in thread.spread & values.keys()}
+    versions = dict.fromkeys((*changes, *whole), version)
     after: Checkpoint = {
         **checkpoint,
         "id": str(uuid6(clock_seq=step)),
         "ts": empty_checkpoint()["ts"],
-        "channel_values": {**checkpoint["channel_values"], **changes},
+        "channel_values": {**values, **whole},
         "channel_versions": {**held, **versions},
         "updated_channels": None,
     }
     metadata: CheckpointMetadata = {"source": "update", "step": step, "parents": {}}
     if tip and "parents" in tip.metadata:
         metadata["parents"] = tip.metadata["parents"]
-    parent = tip.config if tip else Place(place.saver, place.thread, place.namespace).config()
+    parent = tip.config if tip else replace(thread.place, checkpoint=None).config()
     return NewCheckpoint(parent, after, metadata, versions)
 
 

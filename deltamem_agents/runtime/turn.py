@@ -26,6 +26,7 @@ from deltamem_agents.runtime.window import (
     align,
     at_boundary,
     evict,
+    names_of,
     plan_cuts,
     with_visible,
 )
@@ -165,8 +166,7 @@ class Turn:
             self._count(parts, self.first, cut.start)
             yield from self.session.sync(pinned, parts[:leaving])
             self.session.restart(self.session.memory)
-            names = [item.digest for item in self.items[self.first : cut.start]]
-            self.ledger = evict(self.ledger, names)
+            self.ledger = evict(self.ledger, names_of(self.items[self.first : cut.start]))
             self.first = cut.start
 
     def _start(self) -> Steps:

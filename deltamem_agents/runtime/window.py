@@ -33,9 +33,14 @@ class Item:
     writes: bool = True
 
     @property
+    def is_summary(self) -> bool:
+        """Whether it stands for messages that were taken out. The ledger does not know it."""
+        return bool(self.entry.get("summary"))
+
+    @property
     def opens_turn(self) -> bool:
         """Whether a turn begins here: at a question that is no summary."""
-        return self.entry["role"] == "user" and not self.entry.get("summary")
+        return self.entry["role"] == "user" and not self.is_summary
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,11 @@ def _first_that_stays(
     return best
 
 
+def names_of(items: Sequence[Item]) -> list[str]:
+    """Return the digests under which a ledger knows messages; summaries it does not know."""
+    return [item.digest for item in items if not item.is_summary]
+
+
 def evict(ledger: Ledger, digests: Sequence[str]) -> Ledger:
     """Move messages from the window to the evicted ones; `visible` is left to the caller."""
     return replace(
@@ -229,6 +239,7 @@ def evict(ledger: Ledger, digests: Sequence[str]) -> Ledger:
 
 
 def with_visible(ledger: Ledger, items: Sequence[Item]) -> Ledger:
-    """Set the visible messages."""
-    names = tuple(item.digest + ("" if item.writes else READ_ONLY) for item in items)
+    """Set the visible messages; a summary is none."""
+    kept = [item for item in items if not item.is_summary]
+    names = tuple(item.digest + ("" if item.writes else READ_ONLY) for item in kept)
     return replace(ledger, visible=names)

@@ -74,6 +74,11 @@ def test_a_summary_is_shown_and_not_written():
     again = align(kept, SUMMARY + TALK[4:] + NEW + normalise([reply("D")]))
     assert (again.read, again.lost) == (4, ())
     assert [item.writes for item in again.items] == [False, False, False, True, True]
+    other = normalise([user("they spoke of more", summary=True)])
+    for history in (TALK + NEW, other + TALK[4:] + NEW):  # the ledger knows messages, no summaries
+        found = align(kept, history)
+        assert found.lost == ()
+        assert said(found)[-3:] == ["c", "C", "d"]
 
 
 CHANGED = normalise([reply("other")])
