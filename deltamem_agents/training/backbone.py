@@ -46,7 +46,7 @@ def build_backbone(
         intermediate_size=intermediate,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         attn_implementation="eager",
         dtype="float32",
     )
@@ -101,7 +101,7 @@ def _look_back(attention: Any, config: Qwen3Config) -> None:
     """
     head, half = config.head_dim, config.head_dim // 2
     planes = OFFSET_FREQUENCIES
-    speeds = 10000.0 ** (-torch.arange(0, head, 2).float() / head)[:planes]
+    speeds = 1e6 ** (-torch.arange(0, head, 2).float() / head)[:planes]
     attention.q_proj.weight.mul_(0.15)
     attention.k_proj.weight.mul_(0.15)
     for group in range(config.num_key_value_heads):

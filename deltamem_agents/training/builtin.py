@@ -34,11 +34,14 @@ STAGES = (
     # Copying a value into the confirming sentence comes first, on few facts ...
     StageConfig(name="copying", steps=800, tokens=4000, hold=1.0),
     # ... then more of them, most of the same attribute, falling to rest ...
-    StageConfig(name="binding", steps=900, level=2, plain_level=3, alike=0.6, hold=0.45),
+    StageConfig(
+        name="binding", steps=1300, level=2, plain_level=3, alike=0.6, hold=0.5,
+        instructed=0.2, unknown=0.3, updates=0.25,
+    ),
     # ... then the memory alone, on the frozen backbone, through long talk.
     StageConfig(
-        name="memory", steps=500, matrices=0.01, memory_share=1.0, train_backbone=False,
-        warm_up=20, level=3, alike=0.5,
+        name="memory", steps=260, matrices=0.01, memory_share=1.0, train_backbone=False,
+        warm_up=20, level=5, alike=0.5, instructed=0.12, unknown=0.35, updates=0.25,
     ),
 )  # fmt: skip
 
@@ -73,7 +76,8 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
         with_memory, plain = (
             Curriculum(
                 World(drawn), tokeniser, tokens=config.tokens, promote=mark, level=level,
-                alike=config.alike,
+                alike=config.alike, instructed=config.instructed,
+                unknown=config.unknown, updates=config.updates,
             )
             for drawn, mark, level in (
                 (seed, config.promote, config.level), (seed + 500, 0.8, config.plain_level)

@@ -7,9 +7,11 @@ So a level is left only when its questions are answered.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deltamem_agents.training.instructions import Instruction, Instructor
 from deltamem_agents.training.rows import Rows, Tokeniser
 from deltamem_agents.training.world import Turn, World
 
@@ -54,6 +56,9 @@ class Curriculum:
         level: where to start, from 0.
         patience: least number of batches on a level.
         alike: see `World.history`.
+        instructed: share of the conversations that have a system prompt.
+        unknown: see `World.questions`.
+        updates: see `World.history`.
     """
 
     def __init__(
@@ -66,10 +71,15 @@ class Curriculum:
         level: int = 0,
         patience: int = 40,
         alike: float = 0.4,
+        instructed: float = 0.0,
+        unknown: float = 0.25,
+        updates: float = 0.15,
     ) -> None:
         self.world, self.tokeniser, self.tokens = world, tokeniser, tokens
         self.promote, self.level, self.patience = promote, level, patience
-        self.alike = alike
+        self.alike, self.instructed = alike, instructed
+        self.unknown, self.updates = unknown, updates
+        self.instructor = Instructor(world.random, world.split)
         self.since = 0
         self.accuracy = 0.0
 
@@ -79,7 +89,7 @@ class Curriculum:
         Conversations of like length go together, so that little of a batch is padding.
         """
         random = self.world.random
-        pool: list[tuple[float, list[Turn]]] = []
+        pool: list[tuple[float, list[Turn | Instruction]]] = []
         while sum(size for size, _ in pool) < 6 * self.tokens:
             turns = self._conversation(memory)
             pool.append((_length(turns), turns))
@@ -92,15 +102,23 @@ class Curriculum:
         blocks = [random.choice((1, 1, 1, 2, 3, 5)) if memory else len(c) for c in chosen]
         return self.tokeniser.rows(chosen, blocks)
 
-    def _conversation(self, memory: bool) -> list[Turn]:
+    def _conversation(self, memory: bool) -> list[Turn | Instruction]:
         level, random = LEVELS[self.level], self.world.random
         low, high = level.facts
         count = random.randint(low, high if memory else max(high, 3))
-        turns, truth = self.world.history(count, random.randint(0, level.chats), alike=self.alike)
+        turns, truth = self.world.history(
+            count, random.randint(0, level.chats), alike=self.alike, updates=self.updates
+        )
         if memory and level.tail and random.random() < 0.33:
             turns += [self.world.chat() for _ in range(random.randint(2, level.tail))]
         asked = min(count + 1, level.questions)
-        return turns + list(itertools.islice(self.world.questions(truth), asked))
+        asking = list(itertools.islice(self.world.questions(truth, self.unknown), asked))
+        if random.random() >= self.instructed:
+            return [*turns, *asking]
+        instruction = self.instructor.instruction(random.choice((0, 0, 1, 2)))
+        for tool in instruction.tools[:1] * random.choice((1, 2)):
+            asking.insert(random.randint(0, len(asking)), self.instructor.turn(tool))
+        return [instruction, *turns, *map(instruction.obeyed, asking)]
 
     def report(self, accuracy: float | None) -> bool:
         """Take a batch's accuracy of answers; True if the level has just been left."""
@@ -130,6 +148,10 @@ class Curriculum:
         self.world.random.setstate((version, tuple(numbers), gauss))
 
 
-def _length(turns: list[Turn]) -> float:
+def _length(turns: Sequence[Turn | Instruction]) -> float:
     """Tokens of a conversation, about: four characters a token and the template's own."""
-    return sum((len(t.user) + len(t.assistant)) / 3.6 + 10 for t in turns)
+    return sum(
+        sum(len(m.get("content", "")) / 4.5 + 6 for m in turn.messages())
+        + (90 + 50 * len(turn.tools) if isinstance(turn, Instruction) and turn.tools else 0)
+        for turn in turns
+    )

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from deltamem_agents.runtime.template import ChatTemplate
+from deltamem_agents.training.instructions import Instruction
 from deltamem_agents.training.subjects import lexicon
 from deltamem_agents.training.world import Turn
+
+PINNED = 0
 
 
 class Kind(IntEnum):
@@ -40,7 +43,8 @@ class Rows:
     Args:
         ids: token ids, long [B, T].
         kinds: `Kind` of each token, long [B, T].
-        blocks: number of the block of each token, long [B, T]; -1 in padding.
+        blocks: number of the block of each token, long [B, T]; 0 in the system prompt, which all
+            blocks see, -1 in padding.
         positions: position inside the block, long [B, T].
         turns: how many turns a block has, long [B].
     """
@@ -60,7 +64,8 @@ class Rows:
         """Additive float [B, 1, T, T]: causal, inside one block."""
         length = self.ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool).tril()
-        seen = causal & (self.blocks[:, :, None] == self.blocks[:, None, :])
+        pinned = (self.blocks == PINNED)[:, None, :] & (self.blocks >= 0)[:, :, None]
+        seen = causal & ((self.blocks[:, :, None] == self.blocks[:, None, :]) | pinned)
         return torch.zeros(seen.shape).masked_fill_(~seen, -1e4)[:, None]
 
 
@@ -76,10 +81,13 @@ class Tokeniser:
         ids: list[int] = self._encode(text, add_special_tokens=False).ids
         return ids
 
-    def turn(self, turn: Turn) -> tuple[list[int], list[int]]:
-        """The ids and kinds of a turn."""
+    def turn(self, turn: Turn | Instruction) -> tuple[list[int], list[int]]:
+        """The ids and kinds of a turn, or of a system prompt."""
         ids: list[int] = []
         kinds: list[int] = []
+        if isinstance(turn, Instruction):
+            [prompt] = self.template.render(turn.messages(), turn.schemas())
+            return list(prompt.ids), [int(Kind.TEMPLATE)] * len(prompt)
         for message in self.template.render(turn.messages()):
             own, marks = list(message.ids), self._kinds(list(message.ids), message.role, turn)
             ids += own
@@ -96,6 +104,8 @@ class Tokeniser:
             kinds[-2] = int(Kind.TEMPLATE)
         if turn.kind in ("fact", "update"):
             value = Kind.CONFIRMED_VALUE if reply else Kind.USER_VALUE
+        elif reply and turn.kind == "tool":
+            value = Kind.CONFIRMED_VALUE
         elif reply and turn.kind == "question":
             value = Kind.ANSWERED_VALUE
         else:
@@ -106,10 +116,17 @@ class Tokeniser:
                     _mark(kinds, ids, form, value)
         if reply and turn.kind == "unknown":
             _mark(kinds, ids, self._decline, Kind.DECLINE)
+        if reply and turn.kind == "refusal":
+            kinds[3:-2] = [int(Kind.CONFIRMED_VALUE)] * (len(kinds) - 5)
+            kinds[3] = int(Kind.DECLINE)
         return kinds
 
-    def rows(self, conversations: Sequence[Sequence[Turn]], block: Sequence[int]) -> Rows:
+    def rows(
+        self, conversations: Sequence[Sequence[Turn | Instruction]], block: Sequence[int]
+    ) -> Rows:
         """Pack conversations, one a row, padded on the right.
+
+        A system prompt stands first; all blocks see it and count their positions from its end.
 
         Args:
             conversations: the turns of each.
@@ -118,13 +135,19 @@ class Tokeniser:
         lines: list[tuple[list[int], list[int], list[int], list[int]]] = []
         for turns, size in zip(conversations, block, strict=True):
             line: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
-            for index, turn in enumerate(turns):
+            pinned = 0
+            number, start, left = PINNED, 0, 0
+            for turn in turns:
                 own, marks = self.turn(turn)
-                start = 0 if index % size == 0 else line[3][-1] + 1
+                if isinstance(turn, Instruction):
+                    pinned = len(own)
+                elif left == 0:
+                    number, start, left = number + 1, pinned, size
                 line[0].extend(own)
                 line[1].extend(marks)
-                line[2].extend([index // size] * len(own))
+                line[2].extend([number] * len(own))
                 line[3].extend(range(start, start + len(own)))
+                start, left = start + len(own), left - (number > PINNED)
             lines.append(line)
         width = max(len(line[0]) for line in lines)
         padding = (0, int(Kind.PADDING), -1, 0)

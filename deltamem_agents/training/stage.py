@@ -45,6 +45,9 @@ class StageConfig:
         plain_level: first level of the others.
         alike: the chance that several subjects of a conversation share an attribute, so that only
             the entity tells their values apart.
+        instructed: share of the conversations that have a system prompt.
+        unknown: the chance of a question about what was never told, before each other question.
+        updates: the chance that a told subject is changed later.
     """
 
     name: str
@@ -62,6 +65,9 @@ class StageConfig:
     level: int = 0
     plain_level: int = 0
     alike: float = 0.4
+    instructed: float = 0.0
+    unknown: float = 0.1
+    updates: float = 0.1
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], ...]:
@@ -181,7 +187,8 @@ class Stage:
         curriculum = self.with_memory if memory else self.plain
         rows = curriculum.batch(memory=memory)
         share = 0.15 if config.train_backbone else 0.0
-        outcome = run_batch(self.model, rows, self.weights, memory=memory, share=share)
+        with torch.autocast("cpu", torch.bfloat16):
+            outcome = run_batch(self.model, rows, self.weights, memory=memory, share=share)
         loss = outcome.loss
         if outcome.idle_write is not None:
             loss = loss + config.penalty * outcome.idle_write

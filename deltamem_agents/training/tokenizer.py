@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from itertools import islice
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from deltamem_agents.training.subjects import capital, lexicon
+from deltamem_agents.training.instructions import call, tools
+from deltamem_agents.training.subjects import capital, lexicon, subjects
 from deltamem_agents.training.world import World
 
-VOCABULARY = 4096
+VOCABULARY = 7300
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>",
     "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>",
@@ -36,6 +39,7 @@ def build_tokenizer(seed: int = 0, conversations: int = 4000) -> PreTrainedToken
         show_progress=False,
     )
     core.train_from_iterator(_corpus(seed, conversations), trainer)
+    core.add_tokens([AddedToken(t, normalized=False) for t in subject_tokens()])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<|im_end|>",
@@ -44,10 +48,26 @@ def build_tokenizer(seed: int = 0, conversations: int = 4000) -> PreTrainedToken
     )
 
 
+TOOL_PROMPT = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n\n\n</tools>\n\n"
+    "For each function call, return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags:\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\n'
+)
+
+
+def subject_tokens() -> list[str]:
+    """Each subject of the world as one token, without its first word (my, your, the)."""
+    named = (subject.named("my").split(" ", 1)[1] for subject in subjects())
+    return sorted({f" {name}" for name in named if " " in name})
+
+
 def _corpus(seed: int, conversations: int) -> Iterator[str]:
     world = World(seed)
     for _ in range(conversations):
-        turns, _ = world.history(3, 2)
+        turns, truth = world.history(3, 2)
+        turns += islice(world.questions(truth), 2)
         for turn in turns:
             yield f"{turn.user}\n{turn.assistant}"
     # Every number of one to three digits, and every word of the lexicon, becomes one token.
@@ -58,7 +78,17 @@ def _corpus(seed: int, conversations: int) -> Iterator[str]:
     for _ in range(60):
         yield "-".join(numbers)
         yield " " + " ".join([*numbers, *words])
+        yield json.dumps(words)  # as an argument of a tool, without a space before it
         yield " " + " ".join(
             capital(first + second) for first in syllables for second in syllables[::7]
         )
     yield from ["user\n", "assistant\n", "system\n"] * 1000
+    # What system prompts and tool calls are made of.
+    said = lexicon()["instructions"]
+    for _ in range(200):
+        yield "\n".join((*said["openings"], *said["bodies"], *said["refusing"]))
+        for tool in tools():
+            yield json.dumps(tool.schema())
+            yield json.dumps(call(tool.name, {tool.parameter: "x"}))
+            yield "\n".join((*tool.asked, tool.result))
+            yield TOOL_PROMPT

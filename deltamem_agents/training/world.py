@@ -38,7 +38,7 @@ class Turn:
 
     Attributes:
         values: the value strings that the texts carry, for weighting and for the write penalty.
-        kind: "fact", "update", "question", "unknown" or "chat".
+        kind: "fact", "update", "question", "unknown", "refusal", "tool" or "chat".
         subjects: what the turn is about, in the order of the values.
     """
 

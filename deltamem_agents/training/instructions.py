@@ -1,0 +1,203 @@
+"""Conversations under a system prompt: what to say when nothing is known, and tools to call.
+
+A *refusal* prompt gives a sentence of its own; asked about something never told, the assistant says
+that sentence and not the usual one. A *tool* prompt lists functions in the template's format; asked
+for what one of them gives, the assistant calls it with the value that the user named, and then
+repeats the result. Half of the functions have names that are made up on the spot.
+
+Held out of training: the last openings and bodies that a refusal is put together from, one in five
+pairs of tool and value (by a hash), and the last way to ask for each tool.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from deltamem_agents.training.subjects import capital, lexicon
+from deltamem_agents.training.world import Split, Turn
+
+UNSEEN = 4
+
+
+def refusal(chooser: random.Random, *, unseen: bool = False) -> str:
+    """A refusal sentence; unseen ones have an opening and a body that training never had."""
+    words = lexicon()["instructions"]
+    parts = (
+        part[-UNSEEN:] if unseen else part[:-UNSEEN]
+        for part in (words["openings"], words["bodies"])
+    )
+    return " ".join(chooser.choice(part) for part in parts)
+
+
+def kept_out(tool: str, value: str) -> bool:
+    """Whether training never has this tool with this value."""
+    return zlib.crc32(f"{tool}|{value}".encode()) % 5 == 0
+
+
+def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A tool call as a chat message carries it."""
+    return {"type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function and how it is asked for.
+
+    Attributes:
+        name: of the function.
+        description: one sentence.
+        parameter: name of its only parameter.
+        kind: what kind of value it takes; "integer" for a number.
+        result: pattern of what it gives.
+        asked: patterns of what a user says.
+    """
+
+    name: str
+    description: str
+    parameter: str
+    kind: str
+    result: str
+    asked: tuple[str, ...]
+
+    def schema(self) -> dict[str, Any]:
+        """The function as the template shows it."""
+        kind = "integer" if self.kind == "integer" else "string"
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": {
+                    "type": "object",
+                    "properties": {self.parameter: {"type": kind}},
+                    "required": [self.parameter],
+                },
+            },
+        }
+
+
+def tools() -> tuple[Tool, ...]:
+    """The functions that the lexicon names."""
+    listed = lexicon()["instructions"]["tools"]
+    return tuple(Tool(**{**entry, "asked": tuple(entry["asked"])}) for entry in listed)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """The system prompt of a conversation.
+
+    Attributes:
+        text: what it says.
+        tools: the functions it lists.
+        refusal: the sentence it gives for what was never told; empty where it gives none.
+    """
+
+    text: str
+    tools: tuple[Tool, ...] = ()
+    refusal: str = ""
+
+    def messages(self) -> list[dict[str, str]]:
+        """The system prompt as a chat message."""
+        return [{"role": "system", "content": self.text}]
+
+    def schemas(self) -> list[dict[str, Any]]:
+        """The functions as the template shows them."""
+        return [tool.schema() for tool in self.tools]
+
+    def obeyed(self, turn: Turn) -> Turn:
+        """The turn as it goes under this prompt."""
+        if turn.kind != "unknown" or not self.refusal:
+            return turn
+        return replace(turn, assistant=self.refusal, kind="refusal")
+
+
+@dataclass(frozen=True)
+class ToolTurn(Turn):
+    """The user asks for what a tool gives; the assistant calls it and repeats its result."""
+
+    call: dict[str, Any] = field(default_factory=dict)
+    result: str = ""
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Question, call, result, answer."""
+        return [
+            {"role": "user", "content": self.user},
+            {"role": "assistant", "content": "", "tool_calls": [self.call]},
+            {"role": "tool", "content": self.result},
+            {"role": "assistant", "content": self.assistant},
+        ]
+
+
+class Instructor:
+    """Draws system prompts and the turns that need them.
+
+    Args:
+        chooser: the generator of the conversation's world.
+        split: "test" draws what training never has.
+    """
+
+    def __init__(self, chooser: random.Random, split: Split = "train") -> None:
+        self.random, self.split = chooser, split
+
+    def instruction(self, most: int) -> Instruction:
+        """A prompt with a refusal, with tools (1 to `most`), or with both."""
+        words = lexicon()["instructions"]
+        offered = tuple(self._tools(self.random.randint(1, most))) if most else ()
+        if most and self.random.random() < 0.6:
+            return Instruction(self.random.choice(words["plain"]), offered)
+        said = refusal(self.random, unseen=self.split == "test")
+        text = self.random.choice(words["refusing"]).format(r=said)
+        return Instruction(text, offered, said)
+
+    def _tools(self, count: int) -> Iterator[Tool]:
+        names: set[str] = set()
+        while len(names) < count:
+            tool = self._made_up() if self.random.random() < 0.5 else self.random.choice(tools())
+            if tool.name not in names:
+                names.add(tool.name)
+                yield tool
+
+    def _made_up(self) -> Tool:
+        """A function of a made-up name, which only the prompt knows."""
+        choose, words = self.random.choice, lexicon()["instructions"]
+        lists = (lexicon()["values"][kind] for kind in ("animal", "colour", "flower", "sport"))
+        nouns = [noun for nouns in lists for noun in nouns if " " not in noun]
+        name = f"{choose(words['verbs'])}_{choose(nouns)}"
+        kind = choose(("integer", "integer", "name", "city", "codename"))
+        does = f"{choose(words['does'])} {choose(nouns)}."
+        return Tool(name, does, choose(words["parameters"]), kind, "{n}", tuple(words["called"]))
+
+    def turn(self, tool: Tool) -> ToolTurn:
+        """Somebody asks for what the tool gives."""
+        value = self._value(tool)
+        asked = tool.asked[-1:] if self.split == "test" else tool.asked[:-1]
+        text = self.random.choice(asked).format(v=value, f=tool.name) + self.random.choice("?.")
+        result = tool.result.format(
+            n=self.random.randint(2, 99), m=self.random.randint(10, 59),
+            w=self.random.choice(lexicon()["instructions"]["states"]),
+        )  # fmt: skip
+        argument = int(value) if tool.kind == "integer" else value
+        return ToolTurn(
+            capital(text), capital(result) + ".", "tool", (value,),
+            call=call(tool.name, {tool.parameter: argument}), result=result,
+        )  # fmt: skip
+
+    def _value(self, tool: Tool) -> str:
+        while True:
+            value = self._drawn(tool.kind)
+            if kept_out(tool.name, value) == (self.split == "test"):
+                return value
+
+    def _drawn(self, kind: str) -> str:
+        if kind == "integer":
+            return str(self.random.randint(0, 999))
+        if kind == "code":
+            letters = "".join(self.random.choice(lexicon()["values"]["letters"]) for _ in "ab")
+            return f"{letters}-{self.random.randint(10, 9999)}"
+        listed = lexicon()["services"] if kind == "service" else lexicon()["values"][kind]
+        return str(self.random.choice(listed))
