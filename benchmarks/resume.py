@@ -5,7 +5,8 @@ boundary: its price follows the window, not the history. Both are measured side 
 interleaved, as processor time (a busy machine counts less), on a random backbone (skill plays no
 part in what is measured). Histories are cut so that the question itself evicts nothing. Both pay
 for rendering the history that LangGraph sends again at each call; the rest of their difference
-is the price of being cold.
+is the price of being cold. At the end that price is fitted as a + b * visible tokens + c * turns of
+history: b is what the window costs, c should be nothing.
 
 Run: python benchmarks/resume.py [turns ...]
 """
@@ -18,12 +19,14 @@ import tempfile
 import time
 from typing import Any
 
+import numpy as np
+
 from deltamem_agents.chat import ChatDeltaMem
 from deltamem_agents.runtime.slot import MemorySlot
 from deltamem_agents.testing import save_tiny
 
 WINDOWS = (128, 256, 512, 1024)
-ROUNDS = 3
+ROUNDS = 5
 
 
 def told(turns: int) -> list[tuple[str, str]]:
@@ -81,21 +84,36 @@ def measure(folders: Any, window: int, turns: int) -> dict[str, float]:
     }
 
 
+def fitted(rows: list[dict[str, float]]) -> tuple[float, float, float]:
+    """Least squares: ms at rest, ms a visible token, ms a turn of history."""
+    given = np.array([[1.0, row["visible"], row["turns"]] for row in rows])
+    price = np.array([row["cold"] - row["live"] for row in rows])
+    rest, token, turn = np.linalg.lstsq(given, price, rcond=None)[0]
+    return float(rest), float(token), float(turn)
+
+
 def main() -> None:
     lengths = [int(given) for given in sys.argv[1:]] or [10, 50, 200, 500]
     folders = save_tiny(tempfile.mkdtemp(), window=2048, layers=4, hidden=128)
     measure(folders, WINDOWS[0], lengths[0])  # compile
     print("| window | turns | visible tokens | cold ms | live ms | cold / live | cold - live ms |")
     print("|---|---|---|---|---|---|---|")
+    rows = []
     for window in WINDOWS:
         for turns in lengths:
             found = measure(folders, window, turns)
+            rows.append({**found, "turns": turns})
             print(
                 f"| {window} | {turns} | {found['visible']:.0f} | {found['cold']:.1f} "
                 f"| {found['live']:.1f} | {found['cold'] / found['live']:.1f} "
                 f"| {found['cold'] - found['live']:.1f} |",
                 flush=True,
             )
+    rest, token, turn = fitted(rows)
+    print(
+        f"\ncold - live = {rest:.1f} ms + {token:.3f} ms a visible token "
+        f"+ {turn:.4f} ms a turn of history"
+    )
 
 
 if __name__ == "__main__":
