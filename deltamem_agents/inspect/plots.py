@@ -197,7 +197,7 @@ def _draw_text(
             axes.add_patch(Rectangle((column, line + 0.06), len(text), 0.88, color=colour, lw=0))
         quiet = bool(trace.special[token]) or text == "\u23ce"
         ink = GREY if quiet else INK
-        if trace.written[token] and share[token] > 0.6:
+        if trace.written[token] and share[token] > 0.78:
             ink = "0.9" if quiet else "white"
         axes.text(column, line + 0.54, text, family="DejaVu Sans Mono", fontsize=letter,
                   color=ink, va="center", parse_math=False)  # fmt: skip
