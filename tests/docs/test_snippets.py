@@ -63,7 +63,9 @@ def test_snippets_that_name_what_is_not_here_are_known() -> None:
     assert named == {"how-to/postgres.md", "how-to/real-models.md"}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "how-to/real-models.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", DOCS / "how-to/real-models.md"], ids=lambda p: p.name
+)
 def test_snippets_with_a_large_model_run_with_the_built_in_one(page: Path) -> None:
     from deltamem_agents import ChatDeltaMem
 
