@@ -13,7 +13,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +33,7 @@ from deltamem_agents.checkpoint.transactions import (
     run_explicit,
     run_managed,
 )
+from deltamem_agents.checkpoint.workers import Workers
 from deltamem_agents.errors import ConfigError, DeltaMemError, StorageError
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Database:
             weakref.WeakKeyDictionary()
         )
         self._compiled: dict[str, Statements] = {}
-        self._executor: ThreadPoolExecutor | None = None
+        self._workers = Workers(pool_size)
         self._guard = threading.Lock()  # of this object's own fields
         # One writer of a SQLite file at a time: waiting here is fair and short, where SQLite's
         # own waiting sleeps. Held inside one operation only.
@@ -209,13 +209,7 @@ class Database:
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Run a sync call on a worker thread; bound to no event loop."""
-        if self._executor is None:
-            with self._guard:
-                if self._executor is None:
-                    self._executor = ThreadPoolExecutor(
-                        self._options["pool_size"], thread_name_prefix="deltamem-saver"
-                    )
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        return await self._workers.run(call)
 
     async def _aonce(self, engine: AsyncEngine, statements: Statements, job: Job[T]) -> T:
         # Our own engines of the servers commit by themselves, see `engines.async_engine`.
@@ -238,10 +232,15 @@ class Database:
 
     # -- purge --------------------------------------------------------------------------------
 
-    def purge(self) -> None:
-        """After a deletion on SQLite: what was deleted leaves the write-ahead log too."""
-        if self.url.get_backend_name() == "sqlite" and not self.memory:
-            self.outside(lambda database: engines.truncate_log(database.engine))
+    def purge(self) -> bool:
+        """After a deletion on SQLite: what was deleted leaves the write-ahead log too.
+
+        Returns:
+            Whether it has; False while another connection still reads what was there before.
+        """
+        if self.url.get_backend_name() != "sqlite" or self.memory:
+            return True
+        return self.outside(lambda database: engines.truncate_log(database.engine))
 
     def outside(self, call: Callable[[Database], T]) -> T:
         """Something that cannot run inside a transaction.
@@ -256,10 +255,11 @@ class Database:
         except Exception as error:
             raise self._failure(error, self.engine) from error
 
-    async def apurge(self) -> None:
+    async def apurge(self) -> bool:
         """The same from a coroutine."""
-        if self.url.get_backend_name() == "sqlite":
-            await self.in_thread(self.purge)
+        if self.url.get_backend_name() != "sqlite":
+            return True
+        return await self.in_thread(self.purge)
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -283,9 +283,7 @@ class Database:
         """Dispose our own sync engine; the async ones need `aclose`."""
         self.closed = self.connections.closed = True
         self.release()
-        if self._executor is not None:
-            self._executor.shutdown(wait=True)
-            self._executor = None
+        self._workers.close()
 
     async def aclose_loop(self) -> None:
         """Dispose our own engine of the running event loop."""

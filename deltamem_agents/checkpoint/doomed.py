@@ -26,6 +26,9 @@ class Removal:
         facts: rows of the exact store.
         blobs: contents that nothing refers to any more.
         bytes: bytes of these contents as stored.
+        purged: whether nothing of them is left in SQLite's file and its log; False while another
+            connection still reads an older state (then call the saver's `purge` later). On the
+            servers it says that no row is left; their own logs are theirs.
     """
 
     threads: int = 0
@@ -35,10 +38,18 @@ class Removal:
     facts: int = 0
     blobs: int = 0
     bytes: int = 0
+    purged: bool = True
 
     def __add__(self, other: Removal) -> Removal:
         return Removal(
-            *(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__)
+            threads=self.threads + other.threads,
+            checkpoints=self.checkpoints + other.checkpoints,
+            hidden=self.hidden + other.hidden,
+            writes=self.writes + other.writes,
+            facts=self.facts + other.facts,
+            blobs=self.blobs + other.blobs,
+            bytes=self.bytes + other.bytes,
+            purged=self.purged and other.purged,
         )
 
 

@@ -15,7 +15,9 @@ An engine that was given is never disposed, and its pool is used as it is.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,8 +29,18 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from deltamem_agents.errors import ConfigError
 
+_LOG = logging.getLogger(__name__)
+_STILL_THERE = (
+    "what was deleted is still in the write-ahead log of %s: another connection reads an older "
+    "state of it; call the saver's purge() later"
+)
 WRITE = "deltamem_write"
-WAL_PAGES = 4000
+# A put touches a handful of places; smaller pages make fewer bytes to wait for.
+PAGE_BYTES = 2048
+# The log starts over after so many pages. Until it has been that long once, each commit makes the
+# file grow, which takes the disk twice as long as writing into it.
+WAL_PAGES = 2000
+PURGE_SECONDS = 2.0
 _SYNC = {
     "sqlite": "sqlite",
     "postgresql": "postgresql+psycopg",
@@ -180,10 +192,9 @@ def pragmas(connection: Any, synchronous: str, *, given: bool = False) -> None:
     cursor = connection.cursor()
     try:
         if not given:
+            cursor.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new file; others keep theirs
             cursor.execute("PRAGMA journal_mode=WAL")
             cursor.execute(f"PRAGMA synchronous={synchronous}")
-            # Pages go from the log to the file a quarter as often as by default: each time costs
-            # two more waits for the disk.
             cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
         cursor.execute("PRAGMA secure_delete=ON")
     except sqlite3.OperationalError as error:
@@ -193,13 +204,34 @@ def pragmas(connection: Any, synchronous: str, *, given: bool = False) -> None:
         cursor.close()
 
 
-def truncate_log(engine: Engine) -> None:
-    """Move SQLite's write-ahead log into the file, and cut it to nothing."""
+def truncate_log(engine: Engine, seconds: float = PURGE_SECONDS) -> bool:
+    """Move SQLite's write-ahead log into the file, and cut it to nothing.
+
+    Args:
+        engine: of the database.
+        seconds: how long to wait for others that still read what was there before.
+
+    Returns:
+        Whether the log is empty: False if another connection held on to it all the time.
+    """
     raw = engine.raw_connection()
     try:
         cursor = raw.cursor()
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        cursor.fetchall()
-        cursor.close()
+        patience = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
+        end = time.monotonic() + seconds
+        try:
+            while True:
+                left = max(0.0, end - time.monotonic())
+                cursor.execute(f"PRAGMA busy_timeout={int(min(patience, left * 1000))}")
+                busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                if not busy:
+                    return True
+                if left == 0.0:
+                    _LOG.warning(_STILL_THERE, engine.url.database)
+                    return False
+                time.sleep(0.01)  # another checkpoint runs: SQLite does not wait for those
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={patience}")
+            cursor.close()
     finally:
         raw.close()

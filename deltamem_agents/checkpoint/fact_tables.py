@@ -144,9 +144,11 @@ class FactTables:
         """The statements that make the full-text index on a database that has it not."""
         name, facts, words = self.prefix, self.named("facts"), self.named("fact_words")
         if dialect == "postgresql":
+            # A list of rows that wait to be indexed makes the planner read the table instead: a
+            # search of 10,000 facts took 330 ms after a bulk load, 0.2 ms without such a list.
             return (
                 f"CREATE INDEX IF NOT EXISTS {name}facts_words ON {facts}"
-                " USING gin (to_tsvector('simple', words))",
+                " USING gin (to_tsvector('simple', words)) WITH (fastupdate = off)",
             )
         if dialect != "sqlite":
             return (f"CREATE FULLTEXT INDEX {name}facts_words ON {facts} (words)",)
@@ -195,6 +197,11 @@ def tenant_hash(tenant: str) -> str:
 def scope_hash(tenant: str, thread: str) -> str:
     """(tenant, thread) as the tables hold it: sha256, hex."""
     return _hash(tenant, thread)
+
+
+def scope_word(scope_key: str) -> str:
+    """A scope as one opaque word: the first of `words`, so that a search can ask for it."""
+    return "zs" + scope_key[:30]
 
 
 def branch_hash(head: str) -> str:

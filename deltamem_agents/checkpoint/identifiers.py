@@ -42,7 +42,7 @@ def identifier(value: object, name: str, limit: int) -> str:
     if "\x00" in value:
         raise IdentifierError(f"{name} holds no NUL character", got=value)
     try:
-        size = len(value.encode())
+        size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError as error:
         raise IdentifierError(
             f"{name} is valid Unicode (no lone surrogates)", got=ascii(value)

@@ -1,4 +1,4 @@
-"""The saver's methods beside LangGraph's hot path: removal, copies, memories, upkeep.
+"""The saver's methods beside LangGraph's hot path: memories, removal, copies, fences.
 
 Every method has an async twin with an "a" before its name; both run the same operation.
 """
@@ -6,50 +6,31 @@ Every method has an async twin with an "a" before its name; both run the same op
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import DeltaChannelHistory
-from langgraph.checkpoint.serde.base import SerializerProtocol
-from sqlalchemy import URL, Engine
 
-from deltamem_agents.checkpoint import engines, memories, retention, upkeep
+from deltamem_agents.checkpoint import memories, retention, upkeep
 from deltamem_agents.checkpoint.history import history
 from deltamem_agents.checkpoint.identifiers import address_of, checked_thread
-from deltamem_agents.checkpoint.importing import Source
+from deltamem_agents.checkpoint.maintenance import Maintenance
 from deltamem_agents.checkpoint.memories import MemoryRecord
 from deltamem_agents.checkpoint.metadata import FENCE_KEY
-from deltamem_agents.checkpoint.rekey import rekey
 from deltamem_agents.checkpoint.removal import Removal
-from deltamem_agents.checkpoint.serde import encrypted_serializer, strict_serializer
-from deltamem_agents.checkpoint.takeover import Imported, take_over
-from deltamem_agents.checkpoint.upkeep import Stats
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.errors import EncryptionError
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context
-    from deltamem_agents.checkpoint.database import Database
-    from deltamem_agents.checkpoint.tenancy import Tenancy
     from deltamem_agents.checkpoint.transactions import Operation
 
 T = TypeVar("T")
 
 
-class Management:
+class Management(Maintenance):
     """Mixed into `SQLAlchemySaver`."""
-
-    serde: SerializerProtocol
-    _database: Database
-    _tenancy: Tenancy
-
-    def _manage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
-        raise NotImplementedError
-
-    async def _amanage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
-        raise NotImplementedError
 
     # -- memories -----------------------------------------------------------------------------
 
@@ -97,13 +78,11 @@ class Management:
 
     def _remove(self, makes: Sequence[retention.Make]) -> Removal:
         report = sum((self._manage(make) for make in makes), Removal())
-        self._database.purge()
-        return report
+        return replace(report, purged=self._database.purge())
 
     async def _aremove(self, makes: Sequence[retention.Make]) -> Removal:
         report = sum([await self._amanage(make) for make in makes], Removal())
-        await self._database.apurge()
-        return report
+        return replace(report, purged=await self._database.apurge())
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete everything of a thread, also from the bytes of a SQLite file."""
@@ -201,73 +180,6 @@ class Management:
     async def afence(self, config: RunnableConfig) -> RunnableConfig:
         """Async `fence`."""
         return _with_token(config, await self._amanage(_fence(config)))
-
-    # -- upkeep -------------------------------------------------------------------------------
-
-    def stats(self) -> Stats:
-        """Counts and bytes of the tenant."""
-        return self._manage(lambda c: lambda s: upkeep.stats(s, c), write=False)
-
-    async def astats(self) -> Stats:
-        """Async `stats`."""
-        return await self._amanage(lambda c: lambda s: upkeep.stats(s, c), write=False)
-
-    def vacuum(self) -> Removal:
-        """Collect what nothing refers to, and give free space back to the system."""
-        report = self._manage(lambda c: lambda s: upkeep.sweep(s, c))
-        self._database.outside(upkeep.vacuum)
-        return report
-
-    async def avacuum(self) -> Removal:
-        """Async `vacuum`."""
-        report = await self._amanage(lambda c: lambda s: upkeep.sweep(s, c))
-        await self._database.in_thread(lambda: self._database.outside(upkeep.vacuum))
-        return report
-
-    def rekey(self, encryption_key: bytes | None) -> None:
-        """Encrypt everything of the tenant with another key (None: decrypt it for good).
-
-        Other processes must not write to the tenant meanwhile, and need the new key after.
-        """
-        serde = self._serde_for(encryption_key)
-        self._tenancy.salt = self._manage(rekey(serde))
-        self.serde = serde
-        self._database.purge()
-
-    async def arekey(self, encryption_key: bytes | None) -> None:
-        """Async `rekey`."""
-        serde = self._serde_for(encryption_key)
-        self._tenancy.salt = await self._amanage(rekey(serde))
-        self.serde = serde
-        await self._database.apurge()
-
-    def _serde_for(self, key: bytes | None) -> SerializerProtocol:
-        inner = getattr(self.serde, "serde", self.serde)
-        if key is None:
-            return inner if inner is not None else strict_serializer()
-        if not isinstance(key, bytes):
-            raise EncryptionError("an AES key is bytes", got=type(key).__name__)
-        return encrypted_serializer(key, inner=inner)
-
-    def import_checkpoints(self, source: str | URL | Path | Engine) -> Imported:
-        """Take over a database of LangGraph's official SQLite or PostgreSQL saver.
-
-        History, pending writes and metadata come along; the source is only read.
-        """
-        engine = engines.reader(source)
-        try:
-            with engine.connect() as connection:
-                reader = Source(connection)
-                return sum(
-                    (self._manage(take_over(reader, name)) for name in reader.threads()), Imported()
-                )
-        finally:
-            if engine is not source:
-                engine.dispose()
-
-    async def aimport_checkpoints(self, source: str | URL | Path | Engine) -> Imported:
-        """Async `import_checkpoints` (in a thread, by the sync methods)."""
-        return await self._database.in_thread(lambda: self.import_checkpoints(source))
 
 
 def _copy(source: str, target: str) -> Callable[[Context], Operation[int]]:

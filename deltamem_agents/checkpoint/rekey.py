@@ -13,6 +13,9 @@ from sqlalchemy import and_, delete, insert, select, text, update
 
 from deltamem_agents.checkpoint import metadata as meta
 from deltamem_agents.checkpoint import rows
+from deltamem_agents.checkpoint.fact_rows import rekey_facts
+from deltamem_agents.checkpoint.fact_tables import fact_tables
+from deltamem_agents.checkpoint.retention import threads
 from deltamem_agents.checkpoint.serde import Coder
 from deltamem_agents.checkpoint.tenancy import KEY_BYTES, plain_salt
 
@@ -51,7 +54,7 @@ def rekey(serde: SerializerProtocol) -> Callable[[Context], Operation[bytes]]:
 
 def _rekey(session: Session, context: Context, serde: SerializerProtocol) -> bytes:
     secret = isinstance(serde, EncryptedSerializer)
-    salt = secrets.token_bytes(KEY_BYTES) if secret else plain_salt(context.tenant)
+    salt = _salt(context, secret)
     change = _Change(
         session.core, context.tables, context.tenant, context.coder, Coder(serde, salt)
     )
@@ -61,6 +64,7 @@ def _rekey(session: Session, context: Context, serde: SerializerProtocol) -> byt
     _inline(change, change.tables.channels, _of_tenant(change))
     _inline(change, change.tables.writes, change.tables.writes.c.tenant == change.tenant)
     _heads(change)
+    _facts(session, change, context)
     table = change.tables.tenants
     session.core.execute(delete(table).where(table.c.tenant == change.tenant))
     if secret:
@@ -71,12 +75,38 @@ def _rekey(session: Session, context: Context, serde: SerializerProtocol) -> byt
     return salt
 
 
+def _salt(context: Context, secret: bool) -> bytes:
+    """The secret of keyed hashes outlives the keys that wrap it.
+
+    What was hashed is not all stored (of a message only the facts), so that another secret would
+    leave hashes that nothing matches.
+    """
+    if not secret:
+        return plain_salt(context.tenant)
+    return context.coder.salt if context.coder.cipher else secrets.token_bytes(KEY_BYTES)
+
+
+def _facts(session: Session, change: _Change, context: Context) -> None:
+    tables = fact_tables(context.tables.schema, context.tables.prefix)
+    names = threads(context)(session)
+    rekey_facts(session.core, tables, change.tenant, names, change.old, change.new)
+    if session.statements.family == "sqlite":
+        index = tables.named("fact_words")
+        session.core.exec_driver_sql(f"INSERT INTO {index}({index}) VALUES ('optimize')")
+
+
 def _lock(change: _Change) -> None:
     preparer = change.connection.dialect.identifier_preparer
     tables = change.tables
     names = ", ".join(
         preparer.format_table(table)
-        for table in (tables.checkpoints, tables.channels, tables.writes, tables.blobs)
+        for table in (
+            tables.checkpoints,
+            tables.channels,
+            tables.writes,
+            tables.blobs,
+            fact_tables(tables.schema, tables.prefix).facts,
+        )
     )
     change.connection.execute(text(f"LOCK TABLE {names} IN EXCLUSIVE MODE"))
 
@@ -106,6 +136,11 @@ def _blobs(change: _Change) -> None:
         change.old.verify(plain, opened, old)
         new = change.new.digest(plain, opened)
         sealed_kind, sealed = change.new.seal(plain, opened)
+        if new == old:
+            connection.execute(
+                update(blobs).where(blobs.c.hash == old).values(kind=sealed_kind, data=sealed)
+            )
+            continue
         connection.execute(
             insert(blobs).values(hash=new, tenant=change.tenant, kind=sealed_kind, data=sealed)
         )

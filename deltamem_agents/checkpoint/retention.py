@@ -11,6 +11,8 @@ from sqlalchemy import Connection, Table, and_, insert, literal, or_, select, un
 
 from deltamem_agents.checkpoint import metadata as meta
 from deltamem_agents.checkpoint import removal
+from deltamem_agents.checkpoint.fact_rows import copy_facts, has_facts
+from deltamem_agents.checkpoint.fact_tables import fact_tables
 from deltamem_agents.checkpoint.identifiers import checked_thread
 from deltamem_agents.checkpoint.queries import has_term
 from deltamem_agents.checkpoint.removal import Removal
@@ -142,10 +144,7 @@ def _rows_of_runs(
 
 
 def copy_thread(source: str, target: str) -> Callable[[Context], Operation[int]]:
-    """All of a thread under another id, in SQL: contents are shared, not copied.
-
-    Facts are not copied; they belong to the store that recorded them.
-    """
+    """All of a thread under another id, in SQL: contents are shared; its facts come along."""
     return lambda context: lambda session: _copy(session.core, context, source, target)
 
 
@@ -157,19 +156,23 @@ def _copy(connection: Connection, context: Context, source: str, target: str) ->
         and_(table.c.tenant == context.tenant, table.c.thread_id == target)
         for table in (tables.checkpoints, tables.writes)
     ]
+    facts = fact_tables(tables.schema, tables.prefix)
+    taken = has_facts(connection, facts, context.tenant, target)
     for table, where in zip((tables.checkpoints, tables.writes), here, strict=True):
-        if connection.execute(select(table.c.thread_id).where(where).limit(1)).first():
-            raise ConflictError(
-                "a thread is copied to an empty one",
-                got=target,
-                remedy="Delete the target thread first, or choose another id.",
-            )
+        taken |= bool(connection.execute(select(table.c.thread_id).where(where).limit(1)).first())
+    if taken:
+        raise ConflictError(
+            "a thread is copied to an empty one",
+            got=target,
+            remedy="Delete the target thread first, or choose another id.",
+        )
     count = _copy_rows(connection, context, tables.checkpoints, source, target)
     if not count:
         raise ThreadHistoryError("the thread to copy has checkpoints", got=source)
     _copy_rows(connection, context, tables.writes, source, target)
     for table in (tables.channels, tables.memory_states):
         _copy_parts(connection, context, table, source, target)
+    copy_facts(connection, facts, context.tenant, source, target)
     return count
 
 

@@ -8,7 +8,7 @@ and facts recorded at a checkpoint keep their places.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from langchain_core.runnables import RunnableConfig
@@ -54,18 +54,16 @@ def rewrite_checkpoints(saver: SQLAlchemySaver, rewrites: Sequence[Rewrite]) -> 
     On SQLite the old content leaves the file's bytes and its write-ahead log.
 
     Returns:
-        What went: writes, blobs, bytes.
+        What went: writes, blobs, bytes; and whether SQLite's log is rid of it (`purged`).
     """
     removal = saver._manage(_operation(rewrites))
-    saver._database.purge()
-    return removal
+    return replace(removal, purged=saver._database.purge())
 
 
 async def arewrite_checkpoints(saver: SQLAlchemySaver, rewrites: Sequence[Rewrite]) -> Removal:
     """Async `rewrite_checkpoints`."""
     removal = await saver._amanage(_operation(rewrites))
-    await saver._database.apurge()
-    return removal
+    return replace(removal, purged=await saver._database.apurge())
 
 
 def _operation(rewrites: Sequence[Rewrite]) -> Callable[[Context], Operation[Removal]]:

@@ -26,7 +26,7 @@ from deltamem_agents.errors import (
 )
 
 MEMORY_KIND = "deltamem"
-INLINE_BYTES = 256
+INLINE_BYTES = 512
 _KINDS = frozenset({"null", "bytes", "bytearray", "msgpack", MEMORY_KIND, "msgpack~", "json"})
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Select, and_, func, select, update
 
 from deltamem_agents.checkpoint import engines, removal
 from deltamem_agents.checkpoint.removal import Removal
+from deltamem_agents.checkpoint.rows import text
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context
@@ -27,7 +28,7 @@ class Stats:
         hidden: kept for a DeltaChannel's history only.
         channels: values of channels, over all checkpoints.
         writes: pending writes.
-        blobs: distinct contents of more than 256 bytes.
+        blobs: distinct contents of more than 512 bytes.
         blob_bytes: their bytes as stored.
         memories: rows of `memory_states`.
         database_bytes: of the whole database (all tenants), where it can tell; else 0.
@@ -42,6 +43,54 @@ class Stats:
     blob_bytes: int
     memories: int
     database_bytes: int
+
+
+@dataclass(frozen=True)
+class ThreadRecord:
+    """A thread in numbers.
+
+    Attributes:
+        thread_id: its name.
+        checkpoints: that a listing shows, over all namespaces.
+        memories: checkpoints' memories (rows of `memory_states`).
+        newest: the greatest checkpoint id.
+        created: when its first checkpoint was stored, milliseconds since 1970 (UTC).
+        changed: when its last one was.
+    """
+
+    thread_id: str
+    checkpoints: int
+    memories: int
+    newest: str
+    created: int
+    changed: int
+
+
+def threads(session: Session, context: Context) -> list[ThreadRecord]:
+    """Count by thread, the one that changed last first."""
+    heads, memories = context.tables.checkpoints, context.tables.memory_states
+    held = session.core.execute(
+        select(memories.c.thread_id, func.count())
+        .where(memories.c.tenant == context.tenant)
+        .group_by(memories.c.thread_id)
+    )
+    counts = {text(name): count for name, count in held}
+    found = session.core.execute(
+        select(
+            heads.c.thread_id,
+            func.count(),
+            func.max(heads.c.checkpoint_id),
+            func.min(heads.c.created),
+            func.max(heads.c.created),
+        )
+        .where(heads.c.tenant == context.tenant, heads.c.hidden == 0)
+        .group_by(heads.c.thread_id)
+    )
+    records = [
+        ThreadRecord(text(name), count, counts.get(text(name), 0), text(newest), first, last)
+        for name, count, newest, first, last in found
+    ]
+    return sorted(records, key=lambda one: (one.changed, one.newest), reverse=True)
 
 
 def stats(session: Session, context: Context) -> Stats:

@@ -99,12 +99,10 @@ def prepare(
         unchanged=[],
         fence=fence_of(config),
     )
-    put.unchanged = [
-        name
-        for name in values
-        if parent.checkpoint_id is not None and name in held and name not in new_versions
-    ]
-    put.changed = put.encode([name for name in values if name not in set(put.unchanged)])
+    if parent.checkpoint_id is not None:
+        put.unchanged = [name for name in values if name in held and name not in new_versions]
+    kept = set(put.unchanged)
+    put.changed = put.encode([name for name in values if name not in kept])
     return put
 
 

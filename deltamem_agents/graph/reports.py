@@ -37,8 +37,9 @@ class Forgotten:
         checkpoints: how many checkpoints were rewritten.
         facts: ids of the facts that are gone.
         purged: whether the database holds the old content no more: blobs and writes are deleted,
-            and on SQLite the file's bytes are overwritten. False with savers other than
-            `SQLAlchemySaver`, whose old rows this package cannot delete.
+            and on SQLite the file's bytes are overwritten. False while another connection to the
+            SQLite file still reads an older state (call the saver's `purge()` later), and with
+            savers other than `SQLAlchemySaver`, whose old rows this package cannot delete.
     """
 
     message_ids: tuple[str, ...]

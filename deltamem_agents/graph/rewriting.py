@@ -22,16 +22,22 @@ from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread
 
 
-def rewrite_past(thread: Thread, past: Past, memories: dict[str, MemoryState | None]) -> Steps[int]:
-    """Store what changed, on our saver in one transaction; how many checkpoints."""
+def rewrite_past(
+    thread: Thread, past: Past, memories: dict[str, MemoryState | None]
+) -> Steps[tuple[int, bool]]:
+    """Store what changed, on our saver in one transaction.
+
+    Returns:
+        How many checkpoints, and whether the database holds their old content no more.
+    """
     changes = list(_changes(thread, past, memories))
     saver = thread.saver
     if isinstance(saver, SQLAlchemySaver):
-        yield Effect(
+        removal = yield Effect(
             lambda: rewrite_checkpoints(saver, changes),
             lambda: arewrite_checkpoints(saver, changes),
         )
-        return len(changes)
+        return len(changes), removal.purged
     for change in changes:
         versions = change.checkpoint["channel_versions"]
         arguments: Any = (change.config, change.checkpoint, change.metadata, versions)
@@ -39,7 +45,7 @@ def rewrite_past(thread: Thread, past: Past, memories: dict[str, MemoryState | N
             partial(saver.put, *arguments),
             partial(saver.aput, *arguments),
         )
-    return len(changes)
+    return len(changes), False
 
 
 def _changes(
@@ -57,10 +63,11 @@ def _changes(
         if not holding[place] and place not in bringing and not _written(one, past):
             continue
         memory = _memory_of(one, past, memories)
-        newest = messages_in(one)[-1:] if namespace_of(one) == past.namespace else []
-        in_turn = bool(newest) and newest[0].id in past.gone
         brings = any(_brings(one, child, past.gone) for child in children.get(place, ()))
-        checkpoint = rewritten(one, past.gone, memory, versions, due_is_gone=in_turn or brings)
+        due_is_gone = brings or past.in_turn(one)
+        checkpoint = rewritten(one, past.gone, memory, versions, due_is_gone=due_is_gone)
+        if past.derived(one) and _ran_once(one):
+            checkpoint = {**checkpoint, "channel_values": {}}
         parent = {**one.config["configurable"], "checkpoint_id": parent_of(one)}
         writes = holding[place] or place in bringing or _written(one, past)
         yield Rewrite({"configurable": parent}, checkpoint, one.metadata, writes)
@@ -81,12 +88,19 @@ class _Versions(dict[tuple[str, Any], Any]):
         return True
 
 
+def _ran_once(saved: CheckpointTuple) -> bool:
+    """Whether an agent inside the graph kept this for one call only (its task is in the name)."""
+    return ":" in namespace_of(saved).rpartition("|")[2]
+
+
 def _place(saved: CheckpointTuple) -> tuple[str, str]:
     return namespace_of(saved), id_of(saved)
 
 
 def _holds(saved: CheckpointTuple, past: Past, memories: dict[str, MemoryState | None]) -> bool:
     values = saved.checkpoint["channel_values"]
+    if past.derived(saved):
+        return True
     return mentions(values, past.gone) or memory_in(saved) != _memory_of(saved, past, memories)
 
 

@@ -16,7 +16,6 @@ from typing import Literal
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.checkpoint.base import CheckpointTuple
 
-from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import ConfigError, ThreadHistoryError
 from deltamem_agents.graph.facts import facts_of
@@ -53,9 +52,10 @@ def forget(
     while mode == "forget" and found and past.choose({repeat.message_id for repeat in found}):
         told += _values(past.lost.values())
         found = _repeated(past, told)
+    past.follow()
     memories = yield from _memories(past, reader, settings.start)
     fact_ids = yield from facts.forget(past.gone)
-    count = yield from rewrite_past(thread, past, memories)
+    count, purged = yield from rewrite_past(thread, past, memories)
     reader.model.engine.live.clear()
     order = [message.id for one in past.own() for message in messages_in(one)]
     return Forgotten(
@@ -65,7 +65,7 @@ def forget(
         channels=_channels(tip, told),
         checkpoints=count,
         facts=fact_ids,
-        purged=isinstance(thread.saver, SQLAlchemySaver),
+        purged=purged,
     )
 
 

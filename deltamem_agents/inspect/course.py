@@ -112,11 +112,7 @@ class Course:
 
 def threads(saver: SQLAlchemySaver) -> list[ThreadSummary]:
     """The tenant's threads, the one that changed last first."""
-    counts: dict[str, int] = {}
-    for saved in saver.list(None):
-        name = saved.config["configurable"]["thread_id"]
-        counts[name] = counts.get(name, 0) + 1
-    return [_summary(saver, name, count) for name, count in counts.items()]
+    return [_summary(saver, one.thread_id, one.checkpoints) for one in saver.threads()]
 
 
 def _summary(saver: SQLAlchemySaver, name: str, count: int) -> ThreadSummary:

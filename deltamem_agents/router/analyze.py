@@ -150,9 +150,4 @@ def opaque(word: str) -> str:
     return "zx" + word
 
 
-def scope_word(scope_key: str) -> str:
-    """A scope as one opaque word."""
-    return "zs" + scope_key[:30]
-
-
 _STOP_STEMS = frozenset(STOP | {stem(word) for word in STOP})

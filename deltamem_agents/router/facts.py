@@ -176,8 +176,11 @@ class ForgetReport:
         forgotten: ids of the deleted facts.
         repeated: active facts of other messages that hold one of the forgotten values.
         remaining: rows of the forgotten facts that were still found afterwards; 0 or it raised.
+        purged: whether their bytes left SQLite's log too; False while another connection reads an
+            older state of the file (call the saver's `purge()` later).
     """
 
     forgotten: tuple[str, ...]
     repeated: tuple[Fact, ...]
     remaining: int = 0
+    purged: bool = True

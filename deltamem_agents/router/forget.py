@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, or_, select
 
+from deltamem_agents.checkpoint.engines import truncate_log
 from deltamem_agents.checkpoint.fact_tables import delete_facts
 from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.facts import ForgetReport, Scope
@@ -40,28 +41,27 @@ def forget(
         return [row.fact_id for row in rows], values
 
     forgotten, values = write(store.engine, work)
-    purge_file(store)
+    purged = purge_file(store)
     left = read(store.engine, lambda c: _chosen(store, c, scope, fact_ids, message_ids))
     if left:
         raise FactStoreError("what is forgotten is not found again", got=f"{len(left)} facts")
     repeated = tuple(
         fact for fact in store.facts(scope) if any(value in fact.quote.lower() for value in values)
     )
-    return ForgetReport(tuple(forgotten), repeated)
+    return ForgetReport(tuple(forgotten), repeated, purged=purged)
 
 
-def purge_file(store: FactStore) -> None:
+def purge_file(store: FactStore) -> bool:
     """Removes deleted rows' bytes from what the database keeps beside its tables.
 
     SQLite: the write-ahead log is emptied (the saver's connections overwrite deleted rows).
     PostgreSQL and MariaDB reuse the space of dead rows on their own (VACUUM, purge), beyond any
     client's reach.
+
+    Returns:
+        Whether the bytes are gone; False while another connection reads an older state.
     """
-    if store.engine.dialect.name != "sqlite":
-        return
-    with store.engine.connect() as opened:
-        connection = opened.execution_options(isolation_level="AUTOCOMMIT")
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
+    return store.engine.dialect.name != "sqlite" or truncate_log(store.engine)
 
 
 def _chosen(

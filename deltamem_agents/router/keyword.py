@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
 
-from deltamem_agents.checkpoint.fact_tables import FactTables
-from deltamem_agents.router.analyze import aliases, opaque, scope_word, tokens
+from deltamem_agents.checkpoint.fact_tables import FactTables, scope_word
+from deltamem_agents.router.analyze import aliases, opaque, tokens
 from deltamem_agents.router.facts import Fact
 
 K1, B = 1.2, 0.75

@@ -18,12 +18,15 @@ from deltamem_agents.router.facts import AUTHORITY, Draft, Fact, Scope
 ASSERTERS = {number: name for name, number in AUTHORITY.items()}
 
 
-def slot_of(scope: Scope, draft: Draft) -> str:
-    """What a draft is about, hashed: drafts of one slot take each other's place; "" for none."""
+def slot_of(draft: Draft) -> str:
+    """What a draft is about, hashed: drafts of one slot take each other's place; "" for none.
+
+    Without the scope, which every query names beside it: a copied thread's slots stay the same.
+    """
     if not draft.revisable or not draft.attribute:
         return ""
     subject, attribute = " ".join(tokens(draft.subject)), " ".join(tokens(draft.attribute))
-    return hashed(scope.key, subject, attribute)
+    return hashed(subject, attribute)
 
 
 def hashed(*parts: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select
 
+from deltamem_agents.checkpoint import fact_rows
 from deltamem_agents.checkpoint.fact_tables import FactTables, branch_hash, tenant_hash
 from deltamem_agents.checkpoint.serde import Coder
 from deltamem_agents.errors import FactStoreError
@@ -62,18 +62,14 @@ class Shelf:
         """Whether content is encrypted; then there is no full-text index."""
         return self.coder is not None and self.coder.cipher is not None
 
-    def keyed(self, *parts: str) -> str:
+    def keyed(self, part: str) -> str:
         """Content as a hash: a keyed one where content is encrypted; "" stays ""."""
-        if self.coder is None or not self.encrypted or parts == ("",):
-            return hashed(*parts)
-        return self.coder.digest("fact", json.dumps(parts).encode("ascii")).hex()
+        plain = hashed(part)
+        return plain if self.coder is None else fact_rows.keyed(self.coder, plain)
 
     def seal(self, body: bytes) -> bytes:
         """A body or a vector as its row holds it."""
-        if self.coder is None or not self.encrypted:
-            return body
-        kind, data = self.coder.seal("json", body)
-        return kind.encode("ascii") + b"\0" + data
+        return body if self.coder is None else fact_rows.seal(self.coder, body)
 
     def fact(self, row: Row[Any]) -> Fact:
         """A row as a fact.
@@ -89,12 +85,7 @@ class Shelf:
         Raises:
             EncryptionError: it is plain where content is encrypted, or the reverse.
         """
-        if self.coder is None:
-            return data
-        if data[:1] in (b"{", b"f"):  # a plain body, a plain vector
-            return self.coder.open("json", data)[1]
-        kind, _, sealed = data.partition(b"\0")
-        return self.coder.open(kind.decode("ascii", "replace"), sealed)[1]
+        return data if self.coder is None else fact_rows.unseal(self.coder, data)
 
     # ------------------------------------------------------------------ writing
 
@@ -167,7 +158,7 @@ class Shelf:
             "fact_id": uuid.uuid4().hex,
             "tenant": tenant_hash(self.tenant),
             "scope": scope.key,
-            "slot": self.keyed(slot_of(scope, draft)),
+            "slot": self.keyed(slot_of(draft)),
             "digest": place[0],
             "ordinal": place[1],
             "message": self.keyed(one.message_id),
@@ -197,7 +188,7 @@ class Shelf:
         old = self.one(connection, scope, fact_id)
         for digest, found in drafts.items():
             for ordinal, draft in enumerate(found):
-                same = not old.slot or self.keyed(slot_of(scope, draft)) == old.slot
+                same = not old.slot or self.keyed(slot_of(draft)) == old.slot
                 if old.active and same:
                     new = self.insert(connection, scope, told[digest], draft, (digest, ordinal))
                     if self.one(connection, scope, fact_id).active:

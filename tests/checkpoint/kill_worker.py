@@ -55,7 +55,7 @@ def main(url: str, what: str, seed: int) -> None:
             place = put(saver, place)
             checkpoint_id = place["configurable"]["checkpoint_id"]
             say("put", f"t{seed}", checkpoint_id)
-            saver.put_writes(place, [("a", 1), ("b", "w" * 400), ("c", 3)], f"task{step}")
+            saver.put_writes(place, [("a", 1), ("b", "w" * 600), ("c", 3)], f"task{step}")
             say("writes", f"t{seed}", checkpoint_id)
             if what == "prunes" and dice.random() < 0.3:
                 say("pruning", f"t{seed}")

@@ -33,7 +33,7 @@ COUNTS = {
 }
 
 
-async def _run(name: str, open_saver: Callable[[], Any]) -> None:
+async def _run(name: str, open_saver: Callable[[], Any], shown: Callable[[str], None]) -> None:
     @checkpointer_test(name=name)
     async def factory() -> AsyncIterator[Any]:
         async with open_saver() as saver:
@@ -41,7 +41,8 @@ async def _run(name: str, open_saver: Callable[[], Any]) -> None:
 
     report = await validate(factory)
     table = {group: result.tests_passed for group, result in report.results.items()}
-    print(f"\nconformance {name}: {sum(table.values())} passed {table}")
+    groups = ", ".join(f"{group} {count}" for group, count in table.items())
+    shown(f"conformance | {name:16} | {sum(table.values())} passed | {groups}")
     failures = {
         group: result.failures
         for group, result in report.results.items()
@@ -55,18 +56,26 @@ async def _run(name: str, open_saver: Callable[[], Any]) -> None:
     ("backend_name", "driver", "label"), ASYNC_CASES, ids=[c[2] for c in ASYNC_CASES]
 )
 async def test_conformance_of_the_async_methods(
-    database: Callable[[str], str], backend_name: str, driver: str, label: str
+    database: Callable[[str], str],
+    backend_name: str,
+    driver: str,
+    label: str,
+    shown: Callable[[str], None],
 ) -> None:
     url = database(backend_name)
     url = driver + url[url.index("://") :]
-    await _run(f"{label} async", lambda: SQLAlchemySaver(url))
+    await _run(f"{label} async", lambda: SQLAlchemySaver(url), shown)
 
 
 @pytest.mark.parametrize(
     ("backend_name", "driver", "label"), SYNC_CASES, ids=[c[2] for c in SYNC_CASES]
 )
 async def test_conformance_of_the_sync_methods(
-    database: Callable[[str], str], backend_name: str, driver: str, label: str
+    database: Callable[[str], str],
+    backend_name: str,
+    driver: str,
+    label: str,
+    shown: Callable[[str], None],
 ) -> None:
     url = database(backend_name)
 
@@ -79,4 +88,4 @@ async def test_conformance_of_the_sync_methods(
         async def __aexit__(self, *error: object) -> None:
             self.saver.close()
 
-    await _run(f"{label} sync", Opened)
+    await _run(f"{label} sync", Opened, shown)

@@ -175,7 +175,7 @@ def test_threads_put_at_the_same_time(url: str) -> None:
             try:
                 place = config(f"t{name % 3}")
                 for step in range(6):
-                    place = put(saver, place, {"x": step, "s": shared, "own": f"{name}" * 300})
+                    place = put(saver, place, {"x": step, "s": shared, "own": f"{name}" * 600})
                     saver.put_writes(place, [("s", shared), ("x", step)], f"task{name}")
             except BaseException as error:
                 failures.append(error)

@@ -246,14 +246,14 @@ def test_a_collector_and_a_put_of_the_same_content(
 
 def test_a_put_that_fails_half_way_leaves_nothing(tmp_path: Any) -> None:
     with SQLAlchemySaver(tmp_path / "a.db") as saver:
-        place = put(saver, config(), {"x": "long " * 99})
+        place = put(saver, config(), {"x": "long " * 199})
         with saver.engine.begin() as connection:
             connection.exec_driver_sql(
                 "CREATE TRIGGER stop BEFORE INSERT ON channels WHEN new.channel = 'last' "
                 "BEGIN SELECT RAISE(ABORT, 'stop'); END"
             )
         with pytest.raises(Exception, match="stop"):
-            put(saver, place, {"first": "other " * 99, "last": "more " * 99})
+            put(saver, place, {"first": "other " * 199, "last": "more " * 199})
         assert saver.stats().blobs == 1
         assert len(list(saver.list(None))) == 1
 

@@ -181,13 +181,13 @@ def _fuzz(url: str, key: bytes | None, rounds: int) -> tuple[int, int]:
             config(),
             {
                 "a": {"k": [1, "text", None, b"raw"]},
-                "b": "long " * 99,
+                "b": "long " * 199,
                 "m": memory(1),
                 "s": "?\ud800",
             },
             note="n",
         )
-        saver.put_writes(place, [("a", [1, 2]), ("b", "w " * 200)], "task")
+        saver.put_writes(place, [("a", [1, 2]), ("b", "w " * 400)], "task")
         places = [(table, name) for table, names in FUZZED.items() for name in names]
         tables = {table.name: table for table in saver._tables.metadata.sorted_tables}
         while read + refused < rounds:
@@ -244,11 +244,11 @@ def test_damaged_text_with_surrogates_is_a_typed_error(url: str) -> None:
 
 
 @pytest.mark.parametrize("key", [None, bytes(32)], ids=["plain", "encrypted"])
-def test_damaged_rows_give_values_or_typed_errors(url: str, key: bytes | None) -> None:
+def test_damaged_rows_give_values_or_typed_errors(url: str, key: bytes | None, shown: Any) -> None:
     rounds = 250 if url.startswith("sqlite") else 60
     read, refused = _fuzz(url, key, rounds)
-    print(
-        f"\nfuzz {url.split(':', maxsplit=1)[0]} {'encrypted' if key else 'plain'}: "
+    shown(
+        f"fuzz | {url.split(':', maxsplit=1)[0]} {'encrypted' if key else 'plain'}: "
         f"{read} read, {refused} refused"
     )
     assert refused > rounds / 5
@@ -256,7 +256,7 @@ def test_damaged_rows_give_values_or_typed_errors(url: str, key: bytes | None) -
 
 @pytest.mark.long
 @pytest.mark.parametrize("key", [None, bytes(32)], ids=["plain", "encrypted"])
-def test_damaged_rows_ten_thousand_times(database: Any, key: bytes | None) -> None:
+def test_damaged_rows_ten_thousand_times(database: Any, key: bytes | None, shown: Any) -> None:
     read, refused = _fuzz(database("sqlite"), key, 10_000)
-    print(f"\nfuzz, long, {'encrypted' if key else 'plain'}: {read} read, {refused} refused")
+    shown(f"fuzz, long | {'encrypted' if key else 'plain'}: {read} read, {refused} refused")
     assert refused > 2000

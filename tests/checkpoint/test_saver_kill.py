@@ -77,7 +77,7 @@ def _check_thread(saver: SQLAlchemySaver, thread: str) -> list[str]:
             channel: value_of(name, channel) for channel in ("short", "long", "longer")
         }
         writes = entry.pending_writes or []
-        assert [write[1:] for write in writes] in ([], [("a", 1), ("b", "w" * 400), ("c", 3)]), (
+        assert [write[1:] for write in writes] in ([], [("a", 1), ("b", "w" * 600), ("c", 3)]), (
             "half of a task's writes"
         )
         listed.append(name)
@@ -138,7 +138,7 @@ def _check_blobs(saver: SQLAlchemySaver) -> None:
             assert missing == 0
 
 
-def _run(workers: subprocess.Popen[str], url: str, kills: int, folder: Path) -> None:
+def _run(workers: subprocess.Popen[str], url: str, kills: int, folder: Path) -> str:
     dice = random.Random(4)
     promises: Counter[str] = Counter()
     with SQLAlchemySaver(url) as saver:
@@ -151,19 +151,23 @@ def _run(workers: subprocess.Popen[str], url: str, kills: int, folder: Path) -> 
             for thread in _threads(saver):
                 saver.delete_thread(thread)
     name = make_url(url).get_backend_name()
-    print(f"\nkill -9, {name}: {kills} kills, promises checked {dict(promises)}")
     assert promises["puts"] > 0
+    return f"kill -9 | {name} | {kills} kills, promises checked {dict(promises)}"
 
 
 def test_kills_lose_nothing_that_was_acknowledged(
-    workers: subprocess.Popen[str], url: str, tmp_path: Path
+    workers: subprocess.Popen[str], url: str, tmp_path: Path, shown: Callable[[str], None]
 ) -> None:
-    _run(workers, url, 12, tmp_path)
+    shown(_run(workers, url, 12, tmp_path))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["sqlite", "postgresql", "mariadb"])
 def test_two_hundred_kills_lose_nothing(
-    workers: subprocess.Popen[str], database: Callable[[str], str], name: str, tmp_path: Path
+    workers: subprocess.Popen[str],
+    database: Callable[[str], str],
+    name: str,
+    tmp_path: Path,
+    shown: Callable[[str], None],
 ) -> None:
-    _run(workers, database(name), 200, tmp_path)
+    shown(_run(workers, database(name), 200, tmp_path))

@@ -17,7 +17,7 @@ from tests.checkpoint.helpers import bytes_of, config, memory, put, sqlite_rows,
 def _chain(saver: SQLAlchemySaver, thread: str, count: int, **metadata: Any) -> list[Any]:
     places, place = [], config(thread)
     for step in range(count):
-        values = {"x": f"{thread} {step} " * 90, "m": memory(step), "same": "constant " * 60}
+        values = {"x": f"{thread} {step} " * 180, "m": memory(step), "same": "constant " * 60}
         place = put(
             saver,
             place,
@@ -27,7 +27,7 @@ def _chain(saver: SQLAlchemySaver, thread: str, count: int, **metadata: Any) -> 
             step=step,
             **metadata,
         )
-        saver.put_writes(place, [("x", f"{thread} write {step} " * 30)], f"task{step}")
+        saver.put_writes(place, [("x", f"{thread} write {step} " * 60)], f"task{step}")
         places.append(place)
     return places
 

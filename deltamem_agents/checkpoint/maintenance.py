@@ -1,0 +1,133 @@
+"""The saver's upkeep: who is there, counts, space, keys, import.
+
+Every method has an async twin with an "a" before its name; both run the same operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from sqlalchemy import URL, Engine
+
+from deltamem_agents.checkpoint import engines, upkeep
+from deltamem_agents.checkpoint.importing import Source
+from deltamem_agents.checkpoint.rekey import rekey
+from deltamem_agents.checkpoint.removal import Removal
+from deltamem_agents.checkpoint.serde import encrypted_serializer, strict_serializer
+from deltamem_agents.checkpoint.takeover import Imported, take_over
+from deltamem_agents.checkpoint.upkeep import Stats, ThreadRecord
+from deltamem_agents.errors import EncryptionError
+
+if TYPE_CHECKING:
+    from deltamem_agents.checkpoint.context import Context
+    from deltamem_agents.checkpoint.database import Database
+    from deltamem_agents.checkpoint.tenancy import Tenancy
+    from deltamem_agents.checkpoint.transactions import Operation
+
+T = TypeVar("T")
+
+
+class Maintenance:
+    """Mixed into `SQLAlchemySaver`."""
+
+    serde: SerializerProtocol
+    _database: Database
+    _tenancy: Tenancy
+
+    def _manage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
+        raise NotImplementedError
+
+    async def _amanage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
+        raise NotImplementedError
+
+    def threads(self) -> list[ThreadRecord]:
+        """The tenant's threads with their counts, the one that changed last first.
+
+        Reads narrow rows only: no value of a state is loaded, however large it is.
+        """
+        return self._manage(lambda c: lambda s: upkeep.threads(s, c), write=False)
+
+    async def athreads(self) -> list[ThreadRecord]:
+        """Async `threads`."""
+        return await self._amanage(lambda c: lambda s: upkeep.threads(s, c), write=False)
+
+    def stats(self) -> Stats:
+        """Counts and bytes of the tenant."""
+        return self._manage(lambda c: lambda s: upkeep.stats(s, c), write=False)
+
+    async def astats(self) -> Stats:
+        """Async `stats`."""
+        return await self._amanage(lambda c: lambda s: upkeep.stats(s, c), write=False)
+
+    def purge(self) -> bool:
+        """Empty SQLite's write-ahead log of what was deleted; every deletion does it by itself.
+
+        Returns:
+            Whether it is empty: False while another connection reads an older state of the file.
+            The databases with a server answer True; what their own logs keep is theirs.
+        """
+        return self._database.purge()
+
+    async def apurge(self) -> bool:
+        """Async `purge`."""
+        return await self._database.apurge()
+
+    def vacuum(self) -> Removal:
+        """Collect what nothing refers to, and give free space back to the system."""
+        report = self._manage(lambda c: lambda s: upkeep.sweep(s, c))
+        self._database.outside(upkeep.vacuum)
+        return report
+
+    async def avacuum(self) -> Removal:
+        """Async `vacuum`."""
+        report = await self._amanage(lambda c: lambda s: upkeep.sweep(s, c))
+        await self._database.in_thread(lambda: self._database.outside(upkeep.vacuum))
+        return report
+
+    def rekey(self, encryption_key: bytes | None) -> None:
+        """Encrypt everything of the tenant with another key (None: decrypt it for good).
+
+        Other processes must not write to the tenant meanwhile, and need the new key after.
+        """
+        serde = self._serde_for(encryption_key)
+        self._tenancy.salt = self._manage(rekey(serde))
+        self.serde = serde
+        self._database.purge()
+
+    async def arekey(self, encryption_key: bytes | None) -> None:
+        """Async `rekey`."""
+        serde = self._serde_for(encryption_key)
+        self._tenancy.salt = await self._amanage(rekey(serde))
+        self.serde = serde
+        await self._database.apurge()
+
+    def _serde_for(self, key: bytes | None) -> SerializerProtocol:
+        inner = getattr(self.serde, "serde", self.serde)
+        if key is None:
+            return inner if inner is not None else strict_serializer()
+        if not isinstance(key, bytes):
+            raise EncryptionError("an AES key is bytes", got=type(key).__name__)
+        return encrypted_serializer(key, inner=inner)
+
+    def import_checkpoints(self, source: str | URL | Path | Engine) -> Imported:
+        """Take over a database of LangGraph's official SQLite or PostgreSQL saver.
+
+        History, pending writes and metadata come along; the source is only read.
+        """
+        engine = engines.reader(source)
+        try:
+            with engine.connect() as connection:
+                reader = Source(connection)
+                return sum(
+                    (self._manage(take_over(reader, name)) for name in reader.threads()), Imported()
+                )
+        finally:
+            if engine is not source:
+                engine.dispose()
+
+    async def aimport_checkpoints(self, source: str | URL | Path | Engine) -> Imported:
+        """Async `import_checkpoints` (in a thread, by the sync methods)."""
+        return await self._database.in_thread(lambda: self.import_checkpoints(source))
