@@ -11,7 +11,7 @@ from langchain_core.messages import AnyMessage, BaseMessage
 from langgraph.checkpoint.base import CheckpointTuple
 
 from deltamem_agents.errors import ThreadHistoryError
-from deltamem_agents.graph.saved import messages_in
+from deltamem_agents.graph.saved import has_messages, messages_in
 from deltamem_agents.graph.scrub import mentions
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread
@@ -47,6 +47,34 @@ class Past:
             if namespace_of(one) != self.namespace
             and mentions(one.checkpoint["channel_values"], self.gone)
         )
+
+    @cached_property
+    def during(self) -> frozenset[str]:
+        """Ids of the graph's checkpoints within a forgotten turn; asked for when all are chosen."""
+        newest = {id_of(one): messages_in(one)[-1:] for one in self.own()}
+        return frozenset(name for name, last in newest.items() if last and last[0].id in self.gone)
+
+    def derived(self, saved: CheckpointTuple) -> bool:
+        """Whether an agent inside the graph came to a checkpoint while a forgotten turn ran."""
+        above = saved.metadata.get("parents") or {}
+        return namespace_of(saved) != self.namespace and above.get(self.namespace) in self.during
+
+    def in_turn(self, saved: CheckpointTuple) -> bool:
+        """Whether a checkpoint, of the graph or inside it, is of a forgotten turn."""
+        own = namespace_of(saved) == self.namespace
+        return id_of(saved) in self.during if own else self.derived(saved)
+
+    def follow(self) -> None:
+        """Add what agents inside the graph were told, and said, while a forgotten turn ran."""
+        known: dict[str, set[str]] = {}
+        for one in self.saved:
+            if namespace_of(one) == self.namespace or not has_messages(one):
+                continue
+            seen = known.setdefault(namespace_of(one), set())
+            new = {message.id for message in messages_in(one) if message.id} - seen
+            if self.derived(one):
+                self.gone |= new
+            seen |= new
 
     def tips(self) -> list[CheckpointTuple]:
         """The newest checkpoint of each branch."""

@@ -224,6 +224,45 @@ def test_an_agent_inside_the_graph_forgets_too(tiny: Any, tmp_path: Path) -> Non
         close(saver.memory_at(nested, "delta_memory"), replayed(model, said[:-1]))
 
 
+@pytest.mark.parametrize("keeps", [True, None], ids=["persistent", "once a call"])
+def test_what_a_worker_was_told_in_a_forgotten_turn_goes_too(
+    tiny: Any, tmp_path: Path, keeps: bool | None
+) -> None:
+    from langgraph.graph import START, MessagesState, StateGraph
+
+    from deltamem_agents.graph.nodes import memory_node
+
+    model = tiny()
+    middleware = [DeltaMemMiddleware()]
+    worker = create_agent(model, tools=[], middleware=middleware, checkpointer=keeps)
+
+    def supervise(state: MessagesState) -> dict[str, Any]:
+        task = f"task: {state['messages'][-1].text}"  # a message of its own, with another id
+        worker.invoke({"messages": [("user", task)]})
+        return {"messages": [AIMessage("the worker is done")]}
+
+    builder = StateGraph(MessagesState).add_node("supervise", supervise)
+    builder.add_node("chat", memory_node(model))
+    builder.add_edge(START, "supervise").add_edge("supervise", "chat")
+    with SQLAlchemySaver(f"sqlite:///{tmp_path / 'agent.db'}") as saver:
+        graph = builder.compile(checkpointer=saver)
+        badge = told(graph, turns=3, secret=1)
+        assert any(SECRET.encode() in part.read_bytes() for part in tmp_path.iterdir())
+        ThreadMemory(graph, WHERE).forget(badge)
+        for part in tmp_path.iterdir():
+            assert SECRET.encode() not in part.read_bytes(), part.name
+        now = graph.get_state(WHERE).values
+        close(now["delta_memory"], replayed(model, now["messages"]))
+        say(graph, "and on")
+        if not keeps:
+            return
+        inside: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "supervise"}}
+        held = saver.get_tuple(inside).checkpoint["channel_values"]
+        tasks = [m.text for m in held["messages"] if m.type == "human"]
+        assert tasks == ["task: fact 0: 0", "task: fact 2: 14", "task: and on"]
+        close(held["delta_memory"], replayed(model, held["messages"]))
+
+
 async def test_async_and_other_savers(tiny: Any) -> None:
     model = tiny()
     graph = agent(model, InMemorySaver())
