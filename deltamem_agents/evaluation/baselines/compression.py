@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from deltamem_agents.evaluation.baselines.turns import bytes_of
+from deltamem_agents.evaluation.baselines.turns import bytes_of, count_of
 from deltamem_agents.evaluation.frame import Cost, Episode, Message
 from deltamem_agents.evaluation.subjects import Asked
 from deltamem_agents.runtime.engine import Engine
@@ -131,10 +131,9 @@ class Compression:
         scored = [self.score(str(message["content"])) for message in episode.told]
         longest = max((question.text for question in episode.questions), key=len, default="")
         told = self._shortened(episode.told, scored, longest)
-        words = sum(map(len, scored))
         cost = Cost(
-            self.parameters, bytes_of(str(message["content"]) for message in told), words,
-            time.perf_counter() - began,
+            self.parameters, bytes_of(str(message["content"]) for message in told),
+            count_of(self.engine, episode.told), time.perf_counter() - began,
         )  # fmt: skip
         yield Asked(self.engine, None, lambda _: told, cost)
 

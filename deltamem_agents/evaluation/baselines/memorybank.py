@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from deltamem_agents.evaluation.baselines.retrieval import words_of
+from deltamem_agents.evaluation.baselines.retrieval import unit, words_of
 from deltamem_agents.evaluation.baselines.turns import (
     bytes_of,
+    count_of,
     fill,
     text_of,
     turns_of,
@@ -89,8 +90,8 @@ class Bank:
     def store(self, text: str) -> None:
         """Remember a text by its summary."""
         summary = self.summarise(text)
-        vector = np.asarray(self.embedder.embed_documents([summary])[0], np.float32)
-        self.memories.append(Memory(summary, vector / np.linalg.norm(vector), self.now))
+        vectors = unit(np.asarray(self.embedder.embed_documents([summary]), np.float32))
+        self.memories.append(Memory(summary, vectors[0], self.now))
 
     def ranked(self, question: str) -> list[int]:
         """Places of memories, those first that are like the question and well retained."""
@@ -100,8 +101,7 @@ class Bank:
         return [int(place) for place in np.argsort(-self._likeness(question) * kept)]
 
     def _likeness(self, text: str) -> np.ndarray[Any, Any]:
-        asked = np.asarray(self.embedder.embed_query(text), np.float32)
-        asked = asked / np.linalg.norm(asked)
+        asked = unit(np.asarray([self.embedder.embed_query(text)], np.float32))[0]
         return np.maximum([float(memory.vector @ asked) for memory in self.memories], 0.0)
 
 
@@ -166,16 +166,16 @@ class MemoryBank:
     def hold(self, episode: Episode, other: Episode) -> Iterator[Asked]:
         """Live through the turns; see `frame.Subject`."""
         began = time.perf_counter()
-        bank, read = Bank(self.embedder, self.summarise), 0
+        bank = Bank(self.embedder, self.summarise)
         turns = [text_of(turn) for turn in turns_of(episode.told)]
         for place, text in enumerate(turns, 1):
             bank.step(text)
             if place % GROUP == 0 or place == len(turns):
                 first = GROUP * ((place - 1) // GROUP)
                 bank.store("\n".join(turns[first:place]))
-                read += len(words_of(text))
         size = bytes_of(m.summary for m in bank.memories)
         size += sum(m.vector.nbytes for m in bank.memories)
+        read = count_of(self.engine, episode.told)
         cost = Cost(self.parameters, size, read, time.perf_counter() - began)
         yield Asked(self.engine, None, lambda asked: self._prompt(bank, asked), cost)
 

@@ -51,10 +51,10 @@ def by_words(texts: Sequence[str]) -> tuple[Rank, int]:
 
 def by_meaning(texts: Sequence[str], embedder: Any) -> tuple[Rank, int]:
     """Cosine of embeddings, and their bytes; the embedder is any of LangChain's."""
-    matrix = _unit(np.asarray(embedder.embed_documents(list(texts)), np.float32))
+    matrix = unit(np.asarray(embedder.embed_documents(list(texts)), np.float32))
 
     def rank(question: str) -> list[int]:
-        asked = _unit(np.asarray([embedder.embed_query(question)], np.float32))[0]
+        asked = unit(np.asarray([embedder.embed_query(question)], np.float32))[0]
         return [int(place) for place in np.argsort(-(matrix @ asked), kind="stable")]
 
     return rank, matrix.nbytes
@@ -71,7 +71,8 @@ def by_both(texts: Sequence[str], embedder: Any) -> tuple[Rank, int]:
     return rank, words + vectors
 
 
-def _unit(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def unit(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Vectors [N, d] at unit length; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12))
 

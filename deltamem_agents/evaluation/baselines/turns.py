@@ -30,6 +30,11 @@ def bytes_of(texts: Iterable[str]) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
+def count_of(engine: Engine, told: Sequence[Message]) -> int:
+    """Tokens of told messages."""
+    return engine.count_tokens(told, generate=False) if told else 0
+
+
 def fill(
     engine: Engine, turns: Sequence[Turn], ranked: Sequence[int], question: str, budget: int
 ) -> list[Message]:
