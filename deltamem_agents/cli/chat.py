@@ -26,7 +26,9 @@ HELP = """  /memory        what the memory is now
 def chat(
     database: Annotated[str, typer.Option("--db", help="URL, or a SQLite file.")] = "deltamem.db",
     thread: Annotated[str, typer.Option(help="The conversation's name.")] = "chat",
-    model: Annotated[str | None, typer.Option(help="Folder or hub name.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub name; the built-in one without.")
+    ] = None,
     adapter: Annotated[str | None, typer.Option(help="Folder or hub name.")] = None,
     window: Annotated[int | None, typer.Option(help="Visible tokens.")] = None,
     router: Annotated[bool, typer.Option(help="Exact questions go to the fact store.")] = False,

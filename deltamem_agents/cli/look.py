@@ -18,13 +18,22 @@ def inspect(
     database: Annotated[str, typer.Argument(help="A SQLAlchemy URL, or a SQLite file.")],
     thread: Annotated[str | None, typer.Option(help="One thread; all without it.")] = None,
     tenant: Annotated[str, typer.Option(help="Whose data is meant.")] = "default",
-    html: Annotated[Path | None, typer.Option(help="Write a page for a browser.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw the memory to this file.")] = None,
-    compare: Annotated[str, typer.Option(help="Two checkpoints, such as a1b2,c3d4.")] = "",
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write one page that a browser opens; --writes colours its text."),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the memory to this file, such as memory.png.")
+    ] = None,
+    compare: Annotated[
+        str, typer.Option(help="Two checkpoints or branches by the ends of their ids: a1b2,c3d4.")
+    ] = "",
     writes: Annotated[
         bool, typer.Option(help="Read the text again and show how strongly it was written.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="For --writes: folder or hub name.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="For --writes: folder or hub name; built-in without.")
+    ] = None,
     adapter: Annotated[str | None, typer.Option(help="For --writes: folder or hub name.")] = None,
     window: Annotated[int | None, typer.Option(help="For --writes: visible tokens.")] = None,
 ) -> None:
@@ -32,6 +41,8 @@ def inspect(
     from deltamem_agents.inspect import course as reading
     from deltamem_agents.inspect import terminal
 
+    if thread is None and (html or picture or compare or writes):
+        raise typer.BadParameter("pages, pictures and comparisons are of one thread: add --thread")
     out = console()
     with open_saver(database, tenant) as saver:
         if thread is None:

@@ -65,7 +65,8 @@ def test_a_database_is_made_counted_pruned_and_inspected(
     assert "is ready" in ran(capsys, "db", "init", database)
     talk(capsys, monkeypatch, tiny, "One.", "Two.", "Three.")
     assert "threads 1 checkpoints 9" in ran(capsys, "db", "stats", database)
-    assert "chat 9 7" in ran(capsys, "inspect", database)
+    listed = ran(capsys, "inspect", database)
+    assert re.search("chat 9 [0-9]+ [0-9.]+ [\u2581-\u2588]{3} ", listed), listed
     course = ran(capsys, "inspect", database, "--thread", "chat")
     assert "MemoryState(layers=2" in course
     names = re.findall(r"[\u2502\u25cf] ([0-9a-f-]{12}) ", course)
@@ -76,6 +77,8 @@ def test_a_database_is_made_counted_pruned_and_inspected(
     ran(capsys, *chat, "--html", page, "--writes", *model_of(tiny))
     assert "<!doctype html>" in page.read_text(encoding="utf-8").lower()
     assert "layer" in ran(capsys, *chat, "--compare", f"{names[0]},{names[2]}")
+    assert run(["inspect", str(database), "--html", str(page)]) == 2
+    assert "--thread" in capsys.readouterr().err
     assert run([*map(str, chat), "--compare", names[0]]) == 2
     assert "two checkpoints are compared" in capsys.readouterr().err
     assert "Would remove: 8 checkpoints" in ran(
