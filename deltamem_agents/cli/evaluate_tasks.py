@@ -251,3 +251,31 @@ def paper(
         )  # fmt: skip
     out.print(found.table())
     out.print(f"Written: {save}")
+
+
+@evaluation.command()
+def ablation(
+    output: Annotated[Path, typer.Option(help="Folder of the table; a stopped run goes on.")],
+    axes: Annotated[
+        str, typer.Option(help="Of corrections, layers, rank, heads, write, update.")
+    ] = "",
+    steps: Annotated[int, typer.Option(help="Of each training.")] = 300,
+    tokens: Annotated[int, typer.Option(help="Of a batch, about.")] = 3000,
+    conversations: Annotated[int, typer.Option(help="Of each line of recall.")] = 50,
+    backbone: Annotated[Path | None, typer.Option(help="A folder; the built-in one.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """What each choice of the adapter is worth: short trainings on a frozen backbone."""
+    from deltamem_agents.evaluation.ablation import AXES, AblationSettings, run_ablation
+    from deltamem_agents.evaluation.ablation_report import table
+
+    chosen = tuple(axis.strip() for axis in axes.split(",") if axis.strip()) or AXES
+    settings = AblationSettings(
+        backbone, steps=steps, tokens=tokens, conversations=conversations, seed=seed, axes=chosen
+    )
+    out = console()
+    found = run_ablation(
+        settings, output, lambda cell, result: out.print(f"{cell.axis} {cell.value}: done")
+    )
+    out.print(table(found))
+    out.print(f"Written: {output / 'ablation.json'}, {output / 'ablation.png'}")

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deltamem_agents.adapter import MemoryCache, MemoryCall
-from deltamem_agents.adapter.model import layers_of
+from deltamem_agents.adapter.model import adapter_config, layers_of
 from deltamem_agents.adapter.store import WriteRecord
+from deltamem_agents.training.by_message import hidden_by_message
 from deltamem_agents.training.rows import Kind, Rows
 
 
@@ -45,7 +46,7 @@ class Outcome:
     Args:
         loss: weighted cross-entropy, a scalar.
         idle_write: mean beta of the tokens that carry no value, a scalar with gradient; None
-            without memory.
+            without memory, and where messages write.
         figures: token accuracies ("answer", "decline", "confirm", "reply") and mean betas. With
             memory, "answer" counts only rows whose blocks are single turns: from the memory alone.
     """
@@ -81,16 +82,21 @@ def run_batch(
     alone = (rows.turns == 1)[:, None].expand_as(kinds)[scored] if memory else None
     figures = _accuracies(logits.detach().argmax(-1) == truth, kind, alone)
     idle = None
-    if memory:
+    if records:
         idle, busy = write_strength(records, rows)
         figures |= {"beta idle": idle.item(), "beta value": busy.item()}
     return Outcome(loss, idle, figures)
 
 
 def forward(model: Any, rows: Rows, *, memory: bool) -> tuple[Tensor, Sequence[WriteRecord]]:
-    """Hidden states [B, T, d] of a batch, and the gates of each layer with their gradient."""
+    """Hidden states [B, T, d] of a batch, and the gates of each layer with their gradient.
+
+    An adapter that writes by message has gates for messages, not for tokens: there are none then.
+    """
     for layer in layers_of(model):
         layer.enable_adapters(memory)  # type: ignore[operator]
+    if memory and adapter_config(model).by_segment:
+        return hidden_by_message(model, rows), ()
     cache = MemoryCache(model, keep_kv=False) if memory else None
     extra = {"delta_mem": MemoryCall(write=rows.real, record=True)} if memory else {}
     output = model.model(
