@@ -30,14 +30,14 @@ def shared_engine(chat: ChatDeltaMem) -> Engine:
     arguments = {name: getattr(chat, name) for name in _ARGUMENTS}
     if not isinstance(chat.model, (str, type(None))) and not hasattr(chat.model, "__fspath__"):
         return load_engine(tokenizer=chat.tokenizer, **arguments)
-    key = json.dumps(arguments, default=str, sort_keys=True)
+    # An engine keeps its tokenizer alive, and with it the tokenizer's id.
+    named = {**arguments, "tokenizer": None if chat.tokenizer is None else id(chat.tokenizer)}
+    key = json.dumps(named, default=str, sort_keys=True)
     with _lock:
         engine = _engines.get(key)
         if engine is None:
-            engine = load_engine(tokenizer=chat.tokenizer, **arguments)
-            if chat.tokenizer is None:
-                _engines[key] = engine
-        if chat.model is None and key not in _built_in:
+            engine = _engines[key] = load_engine(tokenizer=chat.tokenizer, **arguments)
+        if chat.model is None and chat.tokenizer is None and key not in _built_in:
             _built_in.clear()
             _built_in[key] = engine
     return engine

@@ -106,7 +106,7 @@ class Answer:
         self.finish = "length"
         self._over = False  # the reply is complete; what follows takes no time to speak of
         self._deadline = None if options.timeout is None else time.monotonic() + options.timeout
-        self._text = Detokenizer(engine.tokenizer)
+        self._text = Detokenizer(engine.tokenizer, engine.token_texts)
         self._stops = StopStrings(options.stop)
         self._parser = self._new_parser()
         self._writes = engine.template.policy.writes("assistant")

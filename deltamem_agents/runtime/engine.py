@@ -7,7 +7,7 @@ import contextlib
 import queue
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -25,13 +25,27 @@ from deltamem_agents.runtime.template import ChatTemplate
 from deltamem_agents.runtime.turn import Request, Steps, Turn, read_turn
 
 
+class Asked(TypedDict, total=False):
+    """What else a caller asks of a turn.
+
+    Args:
+        tools: JSON schemas of the tools.
+        thinking: the template's `enable_thinking`; None leaves it to the template.
+        on_divergence: "raise" (default), or "rebuild" from the boundary where the history allows.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None
+    thinking: bool | None
+    on_divergence: str
+
+
 class Engine:
     """Runs conversations; any number of them, from any thread or event loop.
 
     Args:
         model: a causal LM of transformers with a δ-mem adapter attached.
         tokenizer: its fast tokenizer.
-        fingerprint: sha256 (hex) of adapter, backbone, template and write policy.
+        fingerprint: sha256 (hex) of adapter, backbone, tokenizer, template and write policy.
         template: renders conversations.
         context_window: most visible tokens of a prompt.
         low_water: visible tokens down to which turns leave when the window is full.
@@ -73,6 +87,7 @@ class Engine:
         self.live = LiveSessions(live_bytes)
         self.runner = Runner(model, by_segment=self.by_segment)
         self.scheduler = Scheduler(self.runner, queue_size=queue_size)
+        self.token_texts: dict[int, str] = {}  # of single tokens, as they come up in replies
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
@@ -108,19 +123,14 @@ class Engine:
         self,
         state: MemoryState | None,
         messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        thinking: bool | None = None,
-        on_divergence: str = "raise",
+        **asked: Unpack[Asked],
     ) -> MemoryState:
         """Read a history into a memory without an answer: ingest, rebuild, forget.
 
         Args:
             state: the memory before; None for an empty one.
             messages: the whole history, or what is left of it; what was read is not read again.
-            tools: JSON schemas of the tools.
-            thinking: the template's `enable_thinking`.
-            on_divergence: "raise", or "rebuild" from the boundary where the history allows it.
+            **asked: see `Asked`.
 
         Returns:
             The memory after the last message.
@@ -129,7 +139,7 @@ class Engine:
             MessageError, StateError, DivergenceError, ContextWindowError, QueueFullError: see
             there.
         """
-        turn = self._turn(state, messages, tools, thinking, on_divergence)
+        turn = self._turn(state, messages, asked)
         with contextlib.closing(self._run(lambda emit: read_turn(turn))) as events:
             for _ in events:
                 pass
@@ -140,13 +150,10 @@ class Engine:
         self,
         state: MemoryState | None,
         messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        thinking: bool | None = None,
-        on_divergence: str = "raise",
+        **asked: Unpack[Asked],
     ) -> MemoryState:
         """As `read`; cancelling the task stops the reading."""
-        turn = self._turn(state, messages, tools, thinking, on_divergence)
+        turn = self._turn(state, messages, asked)
         async with contextlib.aclosing(self._arun(lambda emit: read_turn(turn))) as events:
             async for _ in events:
                 pass
@@ -158,20 +165,16 @@ class Engine:
         state: MemoryState | None,
         messages: Sequence[Message],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
         options: Options | None = None,
-        thinking: bool | None = None,
-        on_divergence: str = "raise",
+        **asked: Unpack[Asked],
     ) -> Generator[Event, None, None]:
         """Answer a history.
 
         Args:
             state: the memory before; None for an empty one.
             messages: the whole history, or what is left of it.
-            tools: JSON schemas of the tools.
             options: sampling, stop strings, timeout, grammar.
-            thinking: the template's `enable_thinking`.
-            on_divergence: "raise", or "rebuild" from the boundary where the history allows it.
+            **asked: see `Asked`.
 
         Yields:
             Pieces of the reply, then one `Final` with the new memory. Closing the iterator stops
@@ -181,7 +184,7 @@ class Engine:
             MessageError, StateError, DivergenceError, ContextWindowError, QueueFullError,
             GenerationTimeoutError: see there.
         """
-        turn = self._turn(state, messages, tools, thinking, on_divergence)
+        turn = self._turn(state, messages, asked)
         return self._run(lambda emit: Answer(turn, options or Options(), emit).steps())
 
     def agenerate(
@@ -189,13 +192,11 @@ class Engine:
         state: MemoryState | None,
         messages: Sequence[Message],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
         options: Options | None = None,
-        thinking: bool | None = None,
-        on_divergence: str = "raise",
+        **asked: Unpack[Asked],
     ) -> AsyncGenerator[Event, None]:
         """As `generate`, for event loops; cancelling the task stops the generation."""
-        turn = self._turn(state, messages, tools, thinking, on_divergence)
+        turn = self._turn(state, messages, asked)
         return self._arun(lambda emit: Answer(turn, options or Options(), emit).steps())
 
     def count_tokens(
@@ -210,16 +211,8 @@ class Engine:
         parts = self.template.render(messages, tools, thinking=thinking, generate=generate)
         return sum(map(len, parts))
 
-    def _turn(
-        self,
-        state: MemoryState | None,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None,
-        thinking: bool | None,
-        on_divergence: str,
-    ) -> Turn:
-        state = state or self.empty_state()
-        return Turn(self, Request(state, messages, tools, thinking, on_divergence))
+    def _turn(self, state: MemoryState | None, messages: Sequence[Message], asked: Asked) -> Turn:
+        return Turn(self, Request(state or self.empty_state(), messages, **asked))
 
     def _run(
         self, start: Callable[[Callable[[Event], None]], Steps]

@@ -1,8 +1,10 @@
-"""Names of weights: sha256 of what is in the files, or in the tensors."""
+"""Names of what makes a memory: sha256 of weights, of the model's shape, and of its tokenizer."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,3 +45,27 @@ def tensor_fingerprint(model: Any) -> str:
             data = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
             names.update(name.encode() + hashlib.sha256(data).digest())
     return names.hexdigest()
+
+
+# What of a configuration no hidden state depends on, or what the weights' names say already.
+_ASIDE = {
+    "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range",
+    "pad_token_id", "quantization_config", "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
+
+
+def config_fingerprint(config: Any) -> str:
+    """Name what a model computes with its weights (hex sha256): heads, rotary base, windows, ..."""
+    fields = config.to_diff_dict()
+    return digest_of({name: value for name, value in fields.items() if name not in _ASIDE})
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Name how a fast tokenizer turns text into ids (hex sha256)."""
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    return digest_of([parts[n] for n in ("normalizer", "pre_tokenizer", "model", "added_tokens")])
+
+
+def memory_fingerprint(parts: Sequence[str], config: Any, tokenizer: Any) -> str:
+    """Name all that makes a memory (hex sha256): `parts`, the model's shape and its tokenizer."""
+    return digest_of([*parts, config_fingerprint(config), tokenizer_fingerprint(tokenizer)])

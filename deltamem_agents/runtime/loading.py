@@ -19,9 +19,8 @@ from deltamem_agents.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from deltamem_agents.runtime import fingerprints
 from deltamem_agents.runtime.engine import Engine
-from deltamem_agents.runtime.fingerprints import file_fingerprint, tensor_fingerprint
-from deltamem_agents.runtime.messages import digest_of
 from deltamem_agents.runtime.template import ChatTemplate, WritePolicy
 
 _DTYPES = {
@@ -89,11 +88,11 @@ def load_engine(
     name = str(model) if isinstance(model, (str, Path)) else type(model).__name__
     if isinstance(model, (str, Path)):
         folder = resolve_model(model)
-        weights = file_fingerprint(folder) + (quantization or "")
+        weights = fingerprints.file_fingerprint(folder) + (quantization or "")
         tokenizer = tokenizer or load_tokenizer(folder)
         loaded = load_backbone(folder, device, dtype, attn_implementation, device_map, quantization)
     else:
-        loaded, weights = model, tensor_fingerprint(model)
+        loaded, weights = model, fingerprints.tensor_fingerprint(model)
         _require_tokenizer(tokenizer, name)
     if adapter is not None:
         load_adapter(loaded, adapter)
@@ -104,7 +103,7 @@ def load_engine(
     return Engine(
         loaded.eval(),
         tokenizer,
-        fingerprint=digest_of(parts),
+        fingerprint=fingerprints.memory_fingerprint(parts, loaded.config, tokenizer),
         template=chat_template,
         context_window=window,
         low_water=low_water_of(low_water, window),

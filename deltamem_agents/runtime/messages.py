@@ -19,6 +19,8 @@ from deltamem_agents.errors import MessageError
 Message = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
+# Made once: a history is named anew at every call.
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def normalise(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -130,8 +132,7 @@ def _arguments(arguments: object) -> object:
 
 def digest_of(value: object) -> str:
     """Return the hex sha256 of a value's JSON form (keys sorted)."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_JSON.encode(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def roll(previous: str, digests: Sequence[str]) -> str:

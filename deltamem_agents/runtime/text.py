@@ -11,10 +11,12 @@ class Detokenizer:
 
     Args:
         tokenizer: a tokenizer of transformers.
+        alone: texts of single tokens, shared by the replies of one tokenizer; filled here.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, alone: dict[int, str] | None = None) -> None:
         self._tokenizer = tokenizer
+        self._alone = {} if alone is None else alone
         self._ids: list[int] = []
         self._start = 0
         self._shown = ""
@@ -22,30 +24,30 @@ class Detokenizer:
     def push(self, token: int) -> str:
         """Add a token; return the text that is now certain."""
         self._ids.append(token)
-        text = self._decode()
+        text = self._decode(self._ids[self._start :])
         if text.endswith("\ufffd") and len(self._ids) - self._start < 16:
             return ""  # a character is cut in two; its other half comes with the next tokens
         return self._take(text)
 
     def flush(self) -> str:
         """Return what was held back, whatever it is."""
-        return self._take(self._decode())
+        return self._take(self._decode(self._ids[self._start :]))
 
-    def _decode(self) -> str:
+    def _decode(self, ids: list[int]) -> str:
         return str(
             self._tokenizer.decode(
-                self._ids[self._start :],
-                skip_special_tokens=False,
-                clean_up_tokenization_spaces=False,
+                ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
         )
 
     def _take(self, text: str) -> str:
         new = text[len(self._shown) :]
         # One token of context stays, since tokenizers treat the first token of a text apart.
-        keep = max(self._start, len(self._ids) - 1)
-        self._start = keep
-        self._shown = self._decode() if self._ids[keep:] else ""
+        if self._ids:
+            self._start, last = len(self._ids) - 1, self._ids[-1]
+            if last not in self._alone:
+                self._alone[last] = self._decode([last])
+            self._shown = self._alone[last]
         return new
 
 

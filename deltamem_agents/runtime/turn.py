@@ -76,7 +76,8 @@ class Turn:
 
     Raises:
         MessageError: a message is malformed.
-        StateError: the memory belongs to another adapter, backbone, template or write policy.
+        StateError: the memory belongs to another adapter, backbone, tokenizer, template or write
+            policy.
         DivergenceError: see `align`.
     """
 
@@ -241,7 +242,8 @@ def read_turn(turn: Turn) -> Steps:
 def _check_fingerprint(state: MemoryState, fingerprint: str) -> None:
     if state.fingerprint != fingerprint:
         raise StateError(
-            "a memory is used with the adapter, backbone, template and write policy that made it",
+            "a memory is used with the adapter, backbone, tokenizer, template and write policy "
+            "that made it",
             got=f"a memory of {state.fingerprint[:12]}, a model of {fingerprint[:12]}",
             remedy="Load the model the memory was made with, or start from an empty memory.",
         )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,6 +81,34 @@ def test_the_fingerprint_names_all_that_makes_a_memory(saved):
     assert len(others) == 3
     assert first not in others
     assert len(first) == 64
+
+
+def test_another_tokenizer_or_shape_makes_another_memory(saved, tmp_path):
+    """The same weights with other ids for a text, or another rotary base, read something else."""
+
+    def changed(name, change):
+        folder = Path(shutil.copytree(saved[0], tmp_path / name))
+        file = folder / ("config.json" if name == "config" else "tokenizer.json")
+        values = json.loads(file.read_text())
+        change(values)
+        file.write_text(json.dumps(values))
+        return load_engine(folder, saved[1]).fingerprint
+
+    def swap(values):
+        words = values["model"]["vocab"]
+        words["a"], words["b"] = words["b"], words["a"]
+
+    def turn(values):
+        values["rope_parameters"]["rope_theta"] *= 2
+
+    def rename(values):
+        values["transformers_version"], values["use_cache"] = "5.0.0", False
+
+    first = load_engine(*saved).fingerprint
+    assert changed("tokenizer", swap) != first
+    assert changed("config", turn) != first
+    shutil.rmtree(tmp_path / "config")
+    assert changed("config", rename) == first
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
