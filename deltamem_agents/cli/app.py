@@ -18,6 +18,7 @@ from deltamem_agents.cli.demo import demo
 from deltamem_agents.cli.evaluate import evaluation
 from deltamem_agents.cli.facts import facts
 from deltamem_agents.cli.look import inspect
+from deltamem_agents.cli.train import data, train
 from deltamem_agents.errors import DeltaMemError
 
 app = typer.Typer(
@@ -32,7 +33,8 @@ app.command()(demo)
 app.command()(chat)
 app.command()(inspect)
 app.command()(convert)
-for group in (facts, db, evaluation):
+app.command()(train)
+for group in (facts, db, data, evaluation):
     app.add_typer(group)
 
 

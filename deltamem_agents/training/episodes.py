@@ -54,6 +54,7 @@ class _Cutter:
     def __init__(self, planner: Planner, chat: Chat) -> None:
         self.planner, self.chat, self.config = planner, chat, planner.config
         self.targets = chat.answers(self.config.questions)
+        self.done: set[int] = set()
         self.count = max(self.targets) + 1
         self.items = [Item(entry, "") for entry in chat.messages[: self.count]]
 
@@ -136,7 +137,8 @@ class _Cutter:
             looks aside for the answers that the committing window cannot hold, then that window.
         """
         pinned, parts = self.render(first, end, followed=stays == end < self.count)
-        waiting = {i for i in self.targets if first <= i < end}
+        waiting = {i for i in self.targets if first <= i < end} - self.done
+        self.done |= waiting  # the next window shows the last of them again, without its context
         inline = {
             i for i in waiting if i < stays and parts[i - first].ids == self.generated(first, i).ids
         }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from deltamem_agents.runtime.loading import (
     positions_of,
     resolve_model,
 )
+from deltamem_agents.runtime.messages import digest_of, roll
 from deltamem_agents.runtime.template import ChatTemplate
 from deltamem_agents.training.batches import Collator
 from deltamem_agents.training.chats import Chat
@@ -197,8 +198,11 @@ def train(
         )
     episodes = plan_episodes(model, template, chats, config, tick)
     held = plan_episodes(model, template, evaluation, config, tick)
-    found = _begin(model, template, config, resume)
     trainer = make_trainer(model, episodes, config, held)
+    if trainer.is_world_process_zero():
+        _begin(model, template, config, chats, resume)
+    trainer.accelerator.wait_for_everyone()
+    found = last_checkpoint(Path(config.output))
     ready()
     trainer.train(resume_from_checkpoint=None if found is None else str(found))
     metrics = trainer.evaluate() if held else {}
@@ -218,13 +222,16 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _begin(model: Any, template: ChatTemplate, config: TrainingConfig, resume: bool) -> Path | None:
-    """Check the folder, write the settings, and find where to go on."""
+def _begin(
+    model: Any, template: ChatTemplate, config: TrainingConfig, chats: Sequence[Chat], resume: bool
+) -> None:
+    """Check the folder and write the settings."""
     folder = Path(config.output)
     about = {
         "settings": config.as_dict(),
         "adapter": adapter_config(model).canonical(),
         "template": template.digest,
+        "data": roll("", [digest_of(vars(replace(chat, name=""))) for chat in chats]),
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
     path = folder / SETTINGS
@@ -238,13 +245,12 @@ def _begin(model: Any, template: ChatTemplate, config: TrainingConfig, resume: b
         before = json.loads(path.read_text("utf-8"))
         if before != about:
             raise ConfigError(
-                "a training goes on with the settings it began with",
+                "a training goes on with the settings and the data it began with",
                 got=_differing(before, about),
                 remedy=f"See {path}, or train into another folder.",
             )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    return last_checkpoint(folder)
 
 
 def _differing(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -81,6 +81,14 @@ def test_an_answer_sees_the_served_window(template: ChatTemplate) -> None:
         assert len(window) < 200 + 40
 
 
+@pytest.mark.parametrize("window", [150, 200, 300, 450])
+def test_each_answer_is_learnt_once(template: ChatTemplate, window: int) -> None:
+    episode = plan(conversation(9), template, window=window, visible="window", questions=9)
+    asked = "".join(learnt(template, one) for one in episode.windows)
+    found = sorted(asked.removesuffix("<|im_end|>").split("<|im_end|>"))  # looks aside come first
+    assert found == [f"Noted: door {number}." for number in range(9)]
+
+
 def test_a_reply_that_later_prompts_render_differently_is_looked_at_aside() -> None:
     template = ChatTemplate(byte_tokenizer("qwen3"))
     chat = conversation(3)
