@@ -174,12 +174,18 @@ class Task(ABC):
 
 
 def pick_other(episodes: Sequence[Episode]) -> dict[str, Episode]:
-    """For each episode by name the next one of its family, the first after the last."""
+    """For each episode by name the next one of its family, the first after the last.
+
+    An episode without a family gets the next one of all; a single episode gets itself.
+    """
     families: dict[str, list[Episode]] = {}
     for episode in episodes:
         families.setdefault(episode.family, []).append(episode)
-    return {
-        own.name: family[(number + 1) % len(family)]
-        for family in families.values()
-        for number, own in enumerate(family)
-    }
+    found = {}
+    for place, episode in enumerate(episodes):
+        family = families[episode.family]
+        if len(family) > 1:
+            found[episode.name] = family[(family.index(episode) + 1) % len(family)]
+        else:
+            found[episode.name] = episodes[(place + 1) % len(episodes)]
+    return found

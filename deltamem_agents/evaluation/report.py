@@ -180,9 +180,8 @@ class Result:
             counts = (str(row.answers), str(row.episodes))
             table.add_row(row.group, self.titles[row.subject], *shown, *counts)
         for line in self.differences:
-            low, high = line["interval"] or (math.nan, math.nan)
             shown = [""] * len(metrics)
-            shown[metrics.index(line["metric"])] = f"{line['mean']:+.3f} [{low:+.2f}, {high:+.2f}]"
+            shown[metrics.index(line["metric"])] = _difference(line)
             name = f"{line['of']} minus {line['minus']}"
             table.add_row(line["group"], name, *shown, str(line["answers"]), "")
         return table
@@ -223,6 +222,13 @@ def _mean(values: Iterable[float]) -> float:
 def _miss(question: Question, answer: Record) -> dict[str, Any]:
     truth = question.answers[0] if len(question.answers) == 1 else list(question.answers)
     return {"question": question.text[:400], "truth": truth, "answer": answer["answer"][:400]}
+
+
+def _difference(line: Record) -> str:
+    if line["interval"] is None:
+        return f"{line['mean']:+.3f}"
+    low, high = line["interval"]
+    return f"{line['mean']:+.3f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _number(value: float) -> float | None:

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from deltamem_agents.adapter import adapter_parameters
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import ConfigError
 from deltamem_agents.evaluation.controls import emptied, shuffled, swapped, without_window
 from deltamem_agents.evaluation.frame import Cost, Episode, Message, Question, Reply
 from deltamem_agents.evaluation.likelihood import log_probability
@@ -132,7 +133,17 @@ class FromMemory:
 
     @contextmanager
     def hold(self, episode: Episode, other: Episode) -> Iterator[Asked]:
-        """Read the episode; see `frame.Subject`."""
+        """Read the episode; see `frame.Subject`.
+
+        Raises:
+            ConfigError: another episode's memory is needed, and there is no other.
+        """
+        if self.borrows and other.name == episode.name:
+            raise ConfigError(
+                f'"{self.name}" answers with the memory of another episode',
+                got="one episode",
+                remedy="Take two episodes at least, or leave this subject out.",
+            )
         own, seconds = self.reader.read(episode)
         lent = self.reader.read(other)[0] if self.borrows else own
         memory = self.change(own, lent, episode)

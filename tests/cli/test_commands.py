@@ -138,6 +138,54 @@ def test_recall_and_router_write_their_numbers(
     assert json.loads(result.read_text())["hits across tenants"] == 0
 
 
+def test_tasks_are_evaluated_and_written(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
+    result = tiny / "run.json"
+    few = ["--count", 1, *model_of(tiny), "--window", 400, "--json", result]
+    few += ["--subjects", "memory,reset,bm25"]
+    shown = ran(capsys, "eval", "mqar", "--sizes", "1,2", *few)
+    assert "mqar, state only" in shown
+    assert "BM25 RAG" in shown
+    found = json.loads(result.read_text())
+    assert [(row["group"], row["answers"]) for row in found["rows"]] == [
+        *[("1 pairs", 1)] * 3, *[("2 pairs", 2)] * 3,
+    ]  # fmt: skip
+    assert found["costs"]["memory"]["bytes"] > 0
+    assert not (tiny / "run.json.part").exists()
+    ran(capsys, "eval", "mqar", "--forgetting", "--sizes", "2", *few)
+    assert json.loads(result.read_text())["rows"][0]["told again"] is True
+    ran(capsys, "eval", "needle", "--lengths", "40", *few)
+    assert json.loads(result.read_text())["lengths"] == [40]
+    ran(capsys, "eval", "variables", "--lengths", "40", *few)
+    assert json.loads(result.read_text())["hops"] == 2
+    ran(capsys, "eval", "ttl", *few)
+    assert {row["kind"] for row in json.loads(result.read_text())["rows"]} == {
+        "labels", "rules", "preferences",
+    }  # fmt: skip
+    assert run(["eval", "mqar", "--sizes", "some"]) == 2
+    assert run(["eval", "mqar", "--subjects", "oracle"]) == 2
+    assert "a subject is one of memory" in capsys.readouterr().err
+
+
+def test_a_published_data_set_is_evaluated_from_its_file(
+    capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    data, result = tiny / "hotpot.json", tiny / "run.json"
+    record = {
+        "_id": "a", "question": "Who?", "answer": "Ann", "type": "bridge",
+        "context": [["It", ["Ann did."]]],
+    }  # fmt: skip
+    data.write_text(json.dumps([record]))
+    shown = ran(
+        capsys, "eval", "hotpotqa", data, *model_of(tiny), "--subjects", "memory,off",
+        "--json", result,
+    )  # fmt: skip
+    assert "hotpotqa, a window of 512 tokens" in shown
+    rows = json.loads(result.read_text())["rows"]
+    assert [row["subject"] for row in rows] == ["memory", "off"]
+    assert all(0 <= row["f1"] <= 1 for row in rows)
+    assert run(["eval", "hotpotqa", str(tiny / "nothing.json")]) == 2
+
+
 def test_the_version_is_printed_by_the_module_too() -> None:
     import subprocess
 

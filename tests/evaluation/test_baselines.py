@@ -149,6 +149,12 @@ def test_a_lora_and_an_mlp_change_the_answers_while_they_are_held(tiny: Any) -> 
         assert held.likelihood(question, "Noted. The code is 4711.")[0] == pytest.approx(plain)
 
 
+def test_another_s_memory_is_never_one_s_own(tiny: Any) -> None:
+    task = Capacity((1,), count=1)
+    with pytest.raises(ConfigError, match="memory of another episode; got one episode"):
+        run(task, Cast(tiny).choose("swapped"))
+
+
 def test_nobody_of_another_name_is_asked(tiny: Any) -> None:
     with pytest.raises(ConfigError, match="a subject is one of memory, reset"):
         Cast(tiny).choose("memory,oracle")

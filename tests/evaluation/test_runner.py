@@ -113,6 +113,9 @@ def test_the_other_episode_is_of_the_same_family() -> None:
     assert {name: other.name for name, other in others.items()} == {
         "e0": "e2", "e2": "e4", "e4": "e0", "e1": "e3", "e3": "e1",
     }  # fmt: skip
+    lonely = pick_other(Sums(2).episodes())
+    assert {name: other.name for name, other in lonely.items()} == {"e0": "e1", "e1": "e0"}
+    assert pick_other(Sums(1).episodes())["e0"].name == "e0"
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_file(tmp_path: Path) -> None:
