@@ -9,12 +9,18 @@ from functools import lru_cache
 
 from deltamem_agents.router.analyze import STOP, stem
 from deltamem_agents.router.facts import Fact
+from deltamem_agents.router.slots import WRAPPERS
+from deltamem_agents.router.words import CLOSED
 
-_WORD = re.compile(r"([^\W_]+(?:[-./:@+#_&][^\W_]+)*)((?:['’]s?)?)(?![^\W_])")
+_WORD = re.compile(r"([^\W_]+(?:[-./:@+#_&][^\W_]+)*)((?:['’]s?)?)(?![^\W_])(\s*[,.;:?!)])?")
 # Head nouns that people leave out: "her email" for "her email address".
 _LIGHT = frozenset(stem(w) for w in ["address", "number", "code", "name", "id", "date", "day"])
 _OWN = frozenset(["my", "our", "mine"])
 _THEIR = frozenset(["your", "his", "her", "their", "its"])
+
+
+# "A record of my badge number" is about the badge number.
+_MENTIONS = frozenset((*WRAPPERS, "copy", "note", "mention", "memory", "idea", "track", "sight"))
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,12 @@ class _Said:
     word: str
     stem: str
     owns: bool  # followed by 's
+    ends: bool  # followed by a mark
 
     @property
     def weak(self) -> bool:
         action = len(self.word) > 5 and self.word.endswith(("ed", "ing"))
-        return action or self.word in STOP or self.word in _AFTER
+        return action or self.word in STOP | CLOSED or self.word in _AFTER
 
 
 # What may follow a slot without becoming part of it, beside stop words.
@@ -44,7 +51,12 @@ _AFTER = frozenset(_AFTER_WORDS.split())
 def said(question: str) -> tuple[_Said, ...]:
     """The question's words, each with whether it owns the next."""
     return tuple(
-        _Said(match.group(1).lower(), stem(match.group(1).lower()), bool(match.group(2)))
+        _Said(
+            match.group(1).lower(),
+            stem(match.group(1).lower()),
+            bool(match.group(2)) and match.group(1).lower() not in CLOSED,
+            bool(match.group(3)),
+        )
         for match in _WORD.finditer(question)
     )
 
@@ -82,9 +94,10 @@ def _named(words: Sequence[_Said], subject: str, attribute: list[str]) -> bool:
         if _runs(words, start, [*held, *attribute]):
             end = start + len(held) + len(attribute)
             owned = not held or words[start + len(held) - 1].owns
-            if owned and _bound(before, own) and _ends(words, end):
+            whole = owned and _bound(before, own) and not _nested(words, start)
+            if whole and _ends(words, end):
                 return True
-        if held and _runs(words, start, attribute):
+        if held and _runs(words, start, attribute) and not _nested(words, start):
             at = start + len(attribute)
             at, linked = _over(words, at)
             bound = linked and _runs(words, at, held) and _bound(words[at - 1], own)
@@ -117,8 +130,16 @@ def _bound(before: _Said | None, own: bool) -> bool:
     return not before.owns and before.word not in _OWN | _THEIR
 
 
+def _nested(words: Sequence[_Said], start: int) -> bool:
+    """Whether something of it is asked for: "the admin page of the server for Anna"."""
+    at = start - 1
+    while at > 0 and words[at].word in _OWN | _THEIR | {"the", "a"}:
+        at -= 1
+    return at > 0 and words[at].word == "of" and words[at - 1].word not in _MENTIONS
+
+
 def _ends(words: Sequence[_Said], at: int) -> bool:
     """Whether the phrase is over: what follows is no noun of a longer one."""
     if at and words[at - 1].owns:
         return at < len(words) and words[at].word in ("is", "was")
-    return at >= len(words) or words[at].weak
+    return at >= len(words) or words[at].weak or (at > 0 and words[at - 1].ends)

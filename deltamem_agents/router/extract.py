@@ -7,15 +7,10 @@ from dataclasses import replace
 
 from deltamem_agents.router.analyze import STOP
 from deltamem_agents.router.facts import Draft
-from deltamem_agents.router.plain import (
-    Statement,
-    asks,
-    beside,
-    sentence_spans,
-    statements,
-)
+from deltamem_agents.router.plain import Statement, asks, sentence_spans, statements
 from deltamem_agents.router.secrets import redact, secret_spans
 from deltamem_agents.router.typed import Typed, typed_values
+from deltamem_agents.router.words import is_command
 
 REDACTED = "[redacted]"
 TEXT_LIMIT = 200_000  # characters of one message that are read; patterns are linear, memory is not
@@ -36,9 +31,7 @@ def extract(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
     text = text[:TEXT_LIMIT]
     hidden = [] if keep_secrets else secret_spans(text)
     typed = typed_values(text)
-    told = list(statements(text))
-    told += _beside(text, typed, {start for _, start, _ in told})
-    drafts = [_plain(text, told_one, typed) for told_one in told]
+    drafts = [_plain(text, one, typed) for one in statements(text, typed)]
     covered = [(draft.start, draft.end) for draft in drafts]
     for start, end in sentence_spans(text):
         if asks(text[start:end]):
@@ -51,21 +44,6 @@ def extract(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
         ]
     drafts.sort(key=lambda draft: (draft.start, draft.end))
     return tuple(_hide(text, draft, hidden) for draft in drafts)
-
-
-def _beside(text: str, typed: list[Typed], read: set[int]) -> list[tuple[Statement, int, int]]:
-    """Statements of sentences that the grammar did not read, by what stands beside what."""
-    found = []
-    for start, end in sentence_spans(text):
-        if start in read or asks(text[start:end]):
-            continue
-        inside = [(t.start, t.end) for t in typed if start <= t.start < end]
-        if any(t.kind == "number" and re.match(r"\s[A-Z]", text[t.end :]) for t in typed):
-            continue  # "31 Castle Hill" is no number
-        statement = beside(text, start, end, inside)
-        if statement is not None:
-            found.append((statement, start, end))
-    return found
 
 
 def _plain(text: str, told: tuple[Statement, int, int], typed: list[Typed]) -> Draft:
@@ -96,7 +74,7 @@ _LABEL = re.compile(
 def _label(text: str, value: Typed, start: int) -> str:
     """The noun in front of a value ("flight DJ4147"), by which it is asked for; else its kind."""
     match = _LABEL.search(text, max(start, value.start - 60), value.start)
-    if match is None or (match.start() == start and match.group(1)[:1].isupper()):
+    if match is None or (match.start() == start and is_command(match.group(1))):
         return value.kind  # none, or the verb of a command ("Use https://...")
     words = [word for word in match.group(1).lower().split() if word not in STOP]
     return " ".join(words) or value.kind

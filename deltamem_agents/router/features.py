@@ -31,16 +31,25 @@ from deltamem_agents.router.asked import names
 from deltamem_agents.router.facts import Fact, Hit
 from deltamem_agents.router.phrases import PEOPLE
 from deltamem_agents.router.plain import statements
+from deltamem_agents.router.typed import typed_values
 
 _LOOKUP = re.compile(
     r"^\W*(?:(?:hey|hi|so|okay|ok|well|oh|listen|please|quick question|sorry)\b[,:;. ]*)*"
     r"(?:what(?:['’]?s)?|which|who(?:se|m|['’]s)?|where(?:['’]s)?|when(?:['’]s)?"
     r"|how (?:much|many|old|long|do|does|is|are|can|far|tall)"
     r"|(?:on|in|at|to|from|by|with|for|under|until) (?:which|what|whom|when)"
-    r"|(?:can|could|would|will) you (?:please )?(?:tell|give|remind|look|recall|show|find)"
+    r"|(?:can|could|would|will) you (?:please )?(?:tell|give|remind|look|recall|show|find|state"
+    r"|spell|repeat|quote|read|list|name|confirm|check|fetch|get|retrieve|return|pull|bring|dig|print)"
     r"|do you (?:still )?(?:know|remember|recall|have)|have I (?:told|given)|did I (?:tell|mention)"
-    r"|(?:please )?(?:tell me|remind me|give me|show me|look up|find|recall)"
+    r"|(?:please |just )*(?:tell me|remind me|give me|hand me|show|look up|find|recall|state|spell"
+    r"|repeat|quote|read|list|confirm|check|fetch|get|retrieve|return|pull up|bring up|print"
+    r"|answer)"
     r"|I (?:need|forgot|cannot recall|can['’]t recall|cannot remember|can['’]t remember|lost))\b",
+    re.IGNORECASE,
+)
+_RECALLS = re.compile(
+    r"\b(?:my memory|my mind|remember|recall|remind|forgot(?:ten)?|forget|lost|on file|on record"
+    r"|have .{0,20}noted)\b",
     re.IGNORECASE,
 )
 _NAMED_THING = re.compile(
@@ -50,7 +59,7 @@ _OPEN = re.compile(
     r"\b(?:think|feel|feeling|opinion|advice|suggest|recommend|summari[sz]e|summary|story|poem|joke"
     r"|explain|describe|why|help me (?:with|to|decide|choose|calm|understand|relax|find|learn|be)"
     r"|how should|what should|should I|brainstorm|ideas|chat|plan"
-    r"|compare|write|translate|mood|in general|overall|everything|anything|talk about|mean to"
+    r"|compare|mood|in general|overall|everything|anything|talk about|mean to"
     r"|what kind of person|how am I|get along|going on|happened|been up to)\b",
     re.IGNORECASE,
 )
@@ -120,6 +129,7 @@ _ASKED_KIND = (
     (re.compile(r"\burl\b|\blink\b|\bweb ?site\b|\bpage\b", re.I), ("url",)),
     (re.compile(r"\bip\b|\bhost\b", re.I), ("ip",)),
     (re.compile(r"\bversion\b|\brelease\b", re.I), ("version",)),
+    (re.compile(r"\b(?:write to|reach|contact)\b", re.I), ("email", "phone")),
     (re.compile(r"\biban\b|\baccount\b", re.I), ("iban",)),
     (re.compile(r"\bphone\b|\bcall\b", re.I), ("phone",)),
     (re.compile(r"\buuid\b", re.I), ("uuid",)),
@@ -167,13 +177,14 @@ def features_of(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ())
         hits: of the search, best first.
         conflicts: active facts that stand against the first hit.
     """
-    lookup = bool(_LOOKUP.match(query) or _NAMED_THING.match(query.strip()) or "?" in query)
+    asks = _LOOKUP.match(query) or _RECALLS.search(query) or _NAMED_THING.match(query.strip())
+    lookup = bool(asks) or "?" in query
     basis = Features(
         lookup=float(lookup),
         open_ended=float(bool(_OPEN.search(query))),
         slot_asked=float(_asks_slot(query)),
         self_asked=float(bool(_SELF_ASKED.search(query))),
-        telling=float(any(True for _ in statements(query))),
+        telling=float(any(True for _ in statements(query, typed_values(query)))),
         compose=float(bool(_COMPOSE.search(query))),
     )
     if not hits:

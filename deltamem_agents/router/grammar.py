@@ -33,44 +33,10 @@ _COPULA = (
     r"|['’]s\s+(?=now\b)|\s*(?::\s|\s=)\s*(?=\S))"
 )
 _VALUE = r"(?P<v>\S.*)"
-_POSSESSIVE = rf"(?:(?P<s>{_HOLDER})['’]s?\s+|(?P<own>[Mm]y|[Oo]ur)\s+)(?P<a>{_NOUNS})"
-
-
-def _possessor(match: re.Match[str]) -> str:
-    return "I" if match.group("own") else match.group("s")
 
 
 def _found(match: re.Match[str], subject: str, attribute: str, revisable: bool = True) -> Found:
     return (subject, attribute, *match.span("v"), revisable)
-
-
-_FILED = re.compile(
-    rf"(?:(?:[Yy]ou|I|[Ww]e)\s+(?:can|could|should|may|have|will)\s+)?(?:[Pp]lease\s+)?"
-    rf"(?:[Ww]rite down|[Ss]ave|store|record|note(?: down)?|file|[Uu]se|[Kk]eep)\s+"
-    rf"(?P<v>.+?)\s+(?:as|for)\s+{_POSSESSIVE}$"
-)
-
-
-def _filed(clause: str) -> Found | None:
-    match = _FILED.match(clause)
-    return _found(match, _possessor(match), match.group("a")) if match else None
-
-
-_CHANGED = re.compile(
-    rf"(?:(?:I|we|they|you)\s+(?:have\s+|had to\s+|just\s+)*)?"
-    rf"(?:changed?|set|updated?|correct(?:ed)?|moved|switch(?:ed)?|renamed?|reset)\s+"
-    rf"(?:{_POSSESSIVE}|the (?P<a2>{_NOUNS}) of (?P<s2>{_HOLDER}))\s+to\s+{_VALUE}$",
-    re.IGNORECASE,
-)
-
-
-def _changed(clause: str) -> Found | None:
-    match = _CHANGED.match(clause)
-    if match is None:
-        return None
-    if match.group("a2"):
-        return _found(match, match.group("s2"), match.group("a2"))
-    return _found(match, _possessor(match), match.group("a"))
 
 
 _CALLED = re.compile(
@@ -111,10 +77,19 @@ _AS_ITS = re.compile(
 )
 
 
+def _dwells(subject: str) -> bool:
+    """Whether it can have a home: "my sister's boss", not "my sister's address"."""
+    return (
+        re.search(r"['’]s?\s", subject) is None or subject.rsplit(maxsplit=1)[-1].lower() in PEOPLE
+    )
+
+
 def _verb(clause: str) -> Found | None:
     for form, attribute, revisable in _VERBAL:
         match = form.match(clause)
         if match is None:
+            continue
+        if attribute == "home city" and not _dwells(match.group("s")):
             continue
         start, end = match.span("v")
         role = _AS_ITS.match(clause[start:end])
@@ -128,19 +103,6 @@ def _verb(clause: str) -> Found | None:
     return None
 
 
-_OF = re.compile(
-    rf"[Tt]he\s+(?P<a>{_NOUNS})\s+(?:of|for)\s+(?P<s>me|{_HOLDER}|{_NOUNS}){_COPULA}{_VALUE}$"
-)
-
-
-def _of(clause: str) -> Found | None:
-    match = _OF.match(clause)
-    if match is None:
-        return None
-    start, end = _placeless(match)
-    return match.group("s"), match.group("a"), start, end, True
-
-
 _LIKED = re.compile(
     rf"[Tt]he\s+(?P<a>{_NOUNS})\s+(?:that\s+)?(?P<s>{_ANYONE})\s+(?:likes?|loves?|prefers?)"
     rf"(?:\s+(?:best|most|the most))?\s+is\s+(?:the\s+)?{_VALUE}$"
@@ -152,38 +114,11 @@ def _liked(clause: str) -> Found | None:
     return _found(match, match.group("s"), "favourite " + match.group("a")) if match else None
 
 
-_IS = re.compile(rf"{_POSSESSIVE}{_COPULA}{_VALUE}$")
-
-
-def _possessive(clause: str) -> Found | None:
-    match = _IS.match(clause)
-    if match is None:
-        return None
-    subject, attribute = _possessor(match), match.group("a")
-    if attribute.lower() in PEOPLE and re.match(r"an?\s", match.group("v")):
-        owner = "my " if match.group("own") else subject + "'s "
-        return _found(match, owner + attribute, "job")
-    start, end = _placeless(match)
-    return subject, attribute, start, end, True
-
-
-def _placeless(match: re.Match[str]) -> tuple[int, int]:
-    """The value's span without "in", "on", "at"."""
-    place = re.match(r"(?:in|on|at)\s+", match.group("v"))
-    start, end = match.span("v")
-    return start + (place.end() if place else 0), end
-
-
-_INVERSE = re.compile(rf"(?P<v>\S.{{0,80}}?)\s+is\s+(?:now\s+)?{_POSSESSIVE}$")
-
-
-def _inverse(clause: str) -> Found | None:
-    match = _INVERSE.match(clause)
-    return _found(match, _possessor(match), match.group("a")) if match else None
-
-
 _THE = re.compile(rf"[Tt]he\s+(?P<a>{_NOUNS}){_COPULA}{_VALUE}$")
-_KEY = re.compile(r"[\"']?(?P<a>[A-Za-z][\w .-]{0,40}?)[\"']?\s*[:=]\s*(?P<v>\S.*)$")
+# A mark that parts figures ("opens at 08:30") parts no label from its value.
+_KEY = re.compile(
+    r"[\"']?(?P<a>[A-Za-z][\w .-]{0,40}?)[\"']?(?:\s*[:=]\s+|\s*(?<!\d)[:=])(?P<v>\S.*)$"
+)
 
 
 def _label(clause: str) -> Found | None:
@@ -196,22 +131,5 @@ def _label(clause: str) -> Found | None:
     return None
 
 
-STRONG = (_filed, _changed, _called, _owned_thing, _verb, _of, _liked, _possessive)
-WEAK = (_inverse, _label)
-INNER = (_of, _possessive)
-
-_ENDS = (
-    r"(?=\s+(?:is|are|was|has|have|as|for|to|at|by|with|in|on|from|under|of|will|now|and|but|please|we|I"
-    r"|becomes?|became|turned|turns|seems|got|gets|goes|went|reads?|says|stands|equals|happens|just"
-    r"|should|would|can|must)\b|\s*[,.;:!?=]|\s*$)"
-)
-SLOT = re.compile(
-    rf"{_POSSESSIVE}{_ENDS}|[Tt]he\s+(?P<a2>{_NOUNS})\s+of\s+(?P<s2>{_HOLDER}){_ENDS}"
-)
-
-
-def slot_in(match: re.Match[str]) -> tuple[str, str]:
-    """Subject and attribute of a match of `SLOT`."""
-    if match.group("a2"):
-        return match.group("s2"), match.group("a2")
-    return _possessor(match), match.group("a")
+STATED = (_called, _owned_thing, _verb, _liked)
+LABELS = (_label,)

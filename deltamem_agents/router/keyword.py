@@ -21,28 +21,38 @@ from deltamem_agents.router.facts import Fact
 K1, B = 1.2, 0.75
 SELF_WORD = "\u2022self"  # stands in what is about the user; no text has it
 COMMON = 400  # a word in more facts of a scope than this is not searched for by itself
+READ = 2048  # rows that a server ranks; the words of a question seldom stand in more
+# The full-text match names the scope by an opaque word, so that the index alone finds the rows
+# (a planner without statistics would walk the scope's rows instead); then the scope once more, as
+# an equality. The servers' own ranks would analyse each text again: words are counted instead.
 _SEARCH = {
     "sqlite": (
         "SELECT f.* FROM {index} w JOIN {facts} f ON f.number = w.rowid"
         " WHERE w.{index} MATCH :query AND f.scope = :scope ORDER BY w.rank LIMIT :limit"
     ),
     "postgresql": (
-        "SELECT f.* FROM {facts} f, to_tsquery('simple', :query) query"
-        " WHERE f.scope = :scope AND to_tsvector('simple', f.words) @@ query"
-        " ORDER BY ts_rank(to_tsvector('simple', f.words), query) DESC, f.number DESC LIMIT :limit"
+        "WITH held AS MATERIALIZED (SELECT number FROM {facts}"
+        " WHERE to_tsvector('simple', words) @@ to_tsquery('simple', :query)"
+        " LIMIT {read}) SELECT f.* FROM held JOIN {facts} f ON f.number = held.number"
+        " WHERE f.scope = :scope"
+        " ORDER BY {fit} DESC, f.number DESC LIMIT :limit"
     ),
     "mysql": (
-        "SELECT f.* FROM {facts} f WHERE f.scope = :scope"
-        " AND MATCH(f.words) AGAINST(:query IN BOOLEAN MODE)"
-        " ORDER BY MATCH(f.words) AGAINST(:query IN BOOLEAN MODE) DESC, f.number DESC LIMIT :limit"
+        "SELECT f.* FROM (SELECT number FROM {facts}"
+        " WHERE MATCH(words) AGAINST(:query IN BOOLEAN MODE)"
+        " LIMIT {read}) held"
+        " JOIN {facts} f ON f.number = held.number WHERE f.scope = :scope"
+        " ORDER BY {fit} DESC, f.number DESC LIMIT :limit"
     ),
 }
 
 
 @cache
-def _search(kind: str, tables: FactTables) -> TextClause:
+def _search(kind: str, tables: FactTables, words: int) -> TextClause:
+    one = "CASE WHEN position(:w{0} in concat(f.words, ' ')) > 0 THEN 1 ELSE 0 END"
+    fit = " + ".join(one.format(number) for number in range(words))
     names = {"facts": tables.named("facts"), "index": tables.named("fact_words")}
-    return text(_SEARCH[kind].format(**names))
+    return text(_SEARCH[kind].format(**names, fit=fit, read=READ))
 
 
 def words_of(fact: Fact) -> tuple[str, ...]:
@@ -84,11 +94,10 @@ def candidates(
     if not words:
         return []
     kind = _kind(connection)
-    query = _match(kind, scope_key, words, every)
-    found = connection.execute(
-        _search(kind, tables), {"query": query, "scope": scope_key, "limit": limit}
-    )
-    return found.all()
+    given = {"query": _match(kind, scope_key, words, every), "scope": scope_key, "limit": limit}
+    if kind != "sqlite":
+        given |= {f"w{number}": f" {word} " for number, word in enumerate(words)}
+    return connection.execute(_search(kind, tables, len(words)), given).all()
 
 
 def counts(
@@ -96,7 +105,8 @@ def counts(
 ) -> dict[str, int]:
     """In how many facts of the scope each word stands, counted up to `COMMON` + 1."""
     kind = _kind(connection)
-    parts, given = [], {"scope": scope_key}
+    parts: list[str] = []
+    given: dict[str, str] = {}
     for number, word in enumerate(words):
         given[f"q{number}"] = _match(kind, scope_key, [word], True)
         parts.append(_count(kind, tables, number))
@@ -123,10 +133,9 @@ def _count(kind: str, tables: FactTables, number: int) -> str:
     facts, index = tables.named("facts"), tables.named("fact_words")
     inner = {
         "sqlite": f"SELECT 1 FROM {index} WHERE {index} MATCH :q{number}",
-        "postgresql": f"SELECT 1 FROM {facts} WHERE scope = :scope"
-        f" AND to_tsvector('simple', words) @@ to_tsquery('simple', :q{number})",
-        "mysql": f"SELECT 1 FROM {facts} WHERE scope = :scope"
-        f" AND MATCH(words) AGAINST(:q{number} IN BOOLEAN MODE)",
+        "postgresql": f"SELECT 1 FROM {facts}"
+        f" WHERE to_tsvector('simple', words) @@ to_tsquery('simple', :q{number})",
+        "mysql": f"SELECT 1 FROM {facts} WHERE MATCH(words) AGAINST(:q{number} IN BOOLEAN MODE)",
     }[kind]
     return f"SELECT {number}, count(*) FROM ({inner} LIMIT {COMMON + 1}) counted{number}"
 

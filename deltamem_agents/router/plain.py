@@ -1,18 +1,21 @@
 """Plain-language facts: "my dog's name is Rex", "the billing service runs on port 8080".
 
-A small grammar of English statements, not a parser: it reads possessives, "the A of X", verbs of
-a table and labels ("region: eu-1"), and leaves alone what it does not know. Questions, conditions
-and negations state nothing.
+Three readers, in this order: a small grammar of verbs ("runs on port"), the fitted reader of named
+slots (`reading`), and labels ("region: eu-1"). What none of them knows is left alone. Questions,
+conditions and denials state nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from deltamem_agents.router.grammar import INNER, SLOT, STRONG, WEAK, Found, slot_in
-from deltamem_agents.router.phrases import LEAD, TAIL
+from deltamem_agents.router.grammar import LABELS, STATED, Found
+from deltamem_agents.router.phrases import LEAD, PEOPLE, TAIL
+from deltamem_agents.router.reading import read
+from deltamem_agents.router.slots import holder
+from deltamem_agents.router.typed import Typed
 
 
 @dataclass(frozen=True)
@@ -41,63 +44,80 @@ _JOINT = re.compile(rf"(?:,?\s+(?:and|but|while|whereas)\s+|,\s+|;\s*)(?={_START
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+(?=\S)[^.!?\n]+)*[.!?]*")
 
 
-def statements(text: str) -> Iterator[tuple[Statement, int, int]]:
+def statements(text: str, typed: Sequence[Typed]) -> Iterator[tuple[Statement, int, int]]:
     """Finds plain-language facts.
 
     Args:
         text: a message's text.
+        typed: its typed values.
 
     Yields:
         A statement and the (start, end) of the sentence that it stands in.
     """
     for start, end in sentence_spans(text):
-        if asks(text[start:end]):
-            continue
-        for left, right in _clauses(text, start, end):
-            found = _read(text, left, right)
-            if found is not None:
-                yield found, start, end
+        if not asks(text[start:end]):
+            yield from ((found, start, end) for found in _of_sentence(text, start, end, typed))
 
 
-def beside(text: str, start: int, end: int, values: Sequence[tuple[int, int]]) -> Statement | None:
-    """The statement of a sentence that no reader knows: its one slot and its one typed value.
+def _of_sentence(text: str, start: int, end: int, typed: Sequence[Typed]) -> list[Statement]:
+    named = [] if _COMMANDS.match(text, start, end) else list(_named(text, start, end, typed))
+    stated: list[Statement] = []
+    for left, right in _clauses(text, start, end, {at for at, _ in named}):
+        found = _read(text, left, right, STATED)
+        if found is not None:
+            stated.append(found)
+            named = [(at, one) for at, one in named if not left <= at < right]
+    stated += [one for _, one in named]
+    if not stated and (label := _read(text, start, end, LABELS)) is not None:
+        stated.append(label)
+    return stated
 
-    "Keep €699 for Junko's salary." has exactly one of each and denies nothing.
 
-    Args:
-        text: the message's text.
-        start: of the sentence.
-        end: of the sentence.
-        values: spans of the typed values in it.
-    """
-    if len(values) != 1 or _DENIED.search(text, start, end) or _COMMANDS.match(text, start, end):
-        return None
-    left, right = values[0]
-    slots = [
-        match
-        for match in SLOT.finditer(text, start, end)
-        if match.end() <= left or match.start() >= right
-    ]
-    if len(slots) != 1:
-        return None
-    subject, attribute = slot_in(slots[0])
-    return Statement(holder(subject), attribute.strip().lower(), left, right)
+def _named(
+    text: str, start: int, end: int, typed: Sequence[Typed]
+) -> Iterator[tuple[int, Statement]]:
+    """The fitted reader's statements, each with the place of its slot."""
+    for slot, at, left, right, article in read(text, start, end, typed):
+        subject, attribute = slot.subject, slot.attribute
+        if article and attribute.lower() in PEOPLE:  # "my sister is a nurse"
+            subject = f"my {attribute}" if subject == "I" else f"{subject}'s {attribute}"
+            attribute = "job"
+        found = _placed((subject, attribute, left, right, True), text, 0)
+        if found is not None:
+            yield at, found
 
 
 def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where the sentences of a text stand; a dot inside a value ends none."""
+    """Where the sentences of a text stand; a dot inside a value ends none.
+
+    "It is ..." and "That is ..." go with the sentence before, whose thing they speak of.
+    """
+    spans: list[tuple[int, int]] = []
     for match in _SENTENCE.finditer(text):
         start, end = match.span()
         while start < end and text[start].isspace():
             start += 1
-        if start < end:
-            yield start, end
+        if start == end:
+            continue
+        if spans and _GOES_ON.match(text, start) and _stays(text[slice(*spans[-1])]):
+            start = spans.pop()[0]
+        spans.append((start, end))
+    yield from spans
+
+
+_GOES_ON = re.compile(r"(?:it|that|this)(?:\s+(?:is|was)|['’]s)\s", re.IGNORECASE)
+_THING = re.compile(r"(?:(?:my|our|the)\s|[A-Z][\w-]*['’]s\s)[^.!,]{2,60}\?\s*$", re.IGNORECASE)
+
+
+def _stays(sentence: str) -> bool:
+    """Whether the next sentence may be about its thing: it tells, or only names it ("My port?")."""
+    return not sentence.rstrip().endswith("?") or _THING.match(sentence) is not None
 
 
 _TAG = re.compile(r",\s*(?:okay|ok|alright|all right|yes|you know|got it)\s*\?\s*$", re.I)
 _REQUEST = re.compile(
     r"(?:(?:hey|please|so)[, ]+)*(?:can|could|would|will) you (?:please )?(?:remember|note|save"
-    r"|keep in mind|write down|store)\b(?! (?:what|which|who|where|when))",
+    r"|believe|keep in mind|write down|store)\b(?! (?:what|which|who|where|when))",
     re.IGNORECASE,
 )
 
@@ -109,17 +129,20 @@ def asks(sentence: str) -> bool:
     return _REQUEST.match(sentence.strip()) is None
 
 
-def _clauses(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _clauses(text: str, start: int, end: int, named: Collection[int]) -> Iterator[tuple[int, int]]:
     left = start
     for match in _JOINT.finditer(text, start, end):
         # A joint counts only if what follows is a statement: "Tom and the dog" is one value.
-        if _read(text, match.end(), end) is not None and match.start() > left:
+        follows = match.end() in named or _read(text, match.end(), end, STATED) is not None
+        if follows and match.start() > left:
             yield left, match.start()
             left = match.end()
     yield left, end
 
 
-def _read(text: str, start: int, end: int) -> Statement | None:
+def _read(
+    text: str, start: int, end: int, readers: Sequence[Callable[[str], Found | None]]
+) -> Statement | None:
     while (lead := LEAD.match(text, start, end)) is not None:
         start = lead.end()
         if (that := _THAT.match(text, start, end)) is not None:
@@ -127,50 +150,17 @@ def _read(text: str, start: int, end: int) -> Statement | None:
     clause = _THANKS.sub("", text[start:end].rstrip(" .!?;,"))
     if not clause or _NOT_TOLD.match(clause):
         return None
-    found = _first(clause, STRONG)
-    if found is None:
-        inner = _inside(clause)
-        if inner is not None:
-            return _read(text, start + inner, end)
-        found = _first(clause, WEAK)
+    found = next((f for reader in readers if (f := reader(clause)) is not None), None)
     return None if found is None else _placed(found, clause, start)
 
 
-def _first(clause: str, readers: Sequence[Callable[[str], Found | None]]) -> Found | None:
-    return next((found for reader in readers if (found := reader(clause)) is not None), None)
-
-
-def _inside(clause: str) -> int | None:
-    """Where a statement begins behind words that the grammar does not know ("New plan: my ...")."""
-    for match in _OPENING.finditer(clause):
-        before = clause[: match.start()]
-        part = _PART.search(before) and not _ANNOUNCES.search(before)
-        if not before or part or _DENIED.search(before) or len(before.split()) > 8:
-            continue
-        if _first(clause[match.start() :], INNER) is not None:
-            return match.start()
-    return None
-
-
-_OPENING = re.compile(r"(?<![\w'’])(?:[Mm]y|[Oo]ur|[Tt]he|[A-Z][\w-]*['’]s)\s")
-# Words before a statement that take its claim away, and those that make it part of another one.
-_DENIED = re.compile(
-    r"\b(?:if|whether|not|never|doubt|unless|suppose|imagine|wondered?|wish|hope|maybe"
-    r"|perhaps|might|what|which|who|how|why)\b|n['’]t\b",
-    re.IGNORECASE,
-)
-_PART = re.compile(
-    r"\b(?:no|ask|asked|asks|where|when|want|would|could|should|like|than|is|are|was|were|of|for|with|about"
-    r"|in|on|at|to|from|by)\b|=",
-    re.IGNORECASE,
-)
 _THANKS = re.compile(r"[\s,]+(?:please|thanks|thank you|okay|ok|alright)$", re.IGNORECASE)
 _COMMANDS = re.compile(
     r"\W*(?:please |can you |could you )*"
-    r"(?:write|draft|compose|ask|call|mail|email|tell|remind|send)\b",
+    r"(?:write|draft|compose|ask|call|mail|email|tell|remind|send|forward|share|compare|show"
+    r"|explain|describe|discuss|check|translate|look)\b",
     re.IGNORECASE,
 )
-_ANNOUNCES = re.compile(r"(?:[:,]|\bthat)\s*$")
 
 
 def _placed(found: Found, clause: str, offset: int) -> Statement | None:
@@ -191,14 +181,3 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
     while (tail := TAIL.search(text[start:end])) is not None and tail.group():
         end = start + tail.start()
     return start, end
-
-
-def holder(phrase: str) -> str:
-    """A subject in one spelling: "user", "user's sister", "billing service", "" (not said)."""
-    words = phrase.strip()
-    if words in ("I", "we", "We", "me", "us"):
-        return "user"
-    own = re.match(r"(?:my|our)\s+", words, re.IGNORECASE)
-    if own:
-        return "user's " + words[own.end() :]
-    return re.sub(r"^(?:the|this)\s+", "", words, flags=re.IGNORECASE)

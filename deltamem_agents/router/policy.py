@@ -122,6 +122,11 @@ class Classifier:
         return {route: share / whole for route, share in shares.items()}
 
 
+def undecided() -> Classifier:
+    """Finds every route equally likely: for fitting, before there are weights."""
+    return Classifier({route: {} for route in ROUTES}, 1.0)
+
+
 def inputs_of(found: Features) -> dict[str, float]:
     """Features, their products and the bias, by name."""
     given = found.as_dict()
@@ -150,16 +155,22 @@ def classifier() -> Classifier:
     return Classifier(loaded["weights"], float(loaded["temperature"]))
 
 
-def decide(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ()) -> Decision:
+def decide(
+    query: str,
+    hits: Sequence[Hit],
+    conflicts: Sequence[Fact] = (),
+    judge: Classifier | None = None,
+) -> Decision:
     """Chooses the route.
 
     Args:
         query: the question.
         hits: of the search, best first.
         conflicts: active facts that stand against the first hit.
+        judge: weighs the features; the shipped one if None.
     """
     found = features_of(query, hits, conflicts)
-    chances = classifier().probabilities(found)
+    chances = (judge or classifier()).probabilities(found)
     route = max(ROUTES, key=lambda name: chances[name])
     reason = _REASONS[route]
     if route == "exact" and not safe(query, found, hits):

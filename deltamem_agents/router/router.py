@@ -17,7 +17,7 @@ from deltamem_agents.router.documents import RetrieverStore
 from deltamem_agents.router.facts import Scope
 from deltamem_agents.router.features import fit
 from deltamem_agents.router.messages import heard
-from deltamem_agents.router.policy import Decision, decide
+from deltamem_agents.router.policy import Classifier, Decision, decide
 from deltamem_agents.router.scope import scope_of
 from deltamem_agents.router.store import FactStore
 
@@ -37,15 +37,16 @@ class HybridRouter(Runnable[Question, Decision]):
         store: where facts are looked up: a `FactStore`, or a `BaseRetriever`, `VectorStore` or
             `RetrieverStore` of the user's own.
         k: how many facts at most go to the model.
+        classifier: weighs the features of a question; the shipped one if None.
     """
 
-    def __init__(self, store: Source, *, k: int = 5) -> None:
+    def __init__(self, store: Source, *, k: int = 5, classifier: Classifier | None = None) -> None:
         if k < 1:
             raise ConfigError("k is at least 1", got=k)
         if isinstance(store, BaseRetriever | VectorStore):
             store = RetrieverStore(store)
         self.store: FactStore | RetrieverStore = store
-        self.k = k
+        self.k, self.classifier = k, classifier
 
     def probe(self, query: str, scope: Scope) -> Decision:
         """Looks up a question and decides its route. Never raises: a failure means "neural".
@@ -72,7 +73,7 @@ class HybridRouter(Runnable[Question, Decision]):
             reverse=True,
         )[: self.k]
         conflicts = self.store.rivals(ordered[0].fact, scope) if ordered else ()
-        return decide(query, ordered, conflicts)
+        return decide(query, ordered, conflicts, self.classifier)
 
     # ------------------------------------------------------- what comes of a decision
 

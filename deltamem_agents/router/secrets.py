@@ -22,7 +22,8 @@ _SHAPES = (
     ),
     re.compile(r"://[^\s:/@]+:([^\s/@]+)@"),
 )
-_CARD = re.compile(r"(?<![\d-])(\d(?:[ -]?\d){12,18})(?![\d-])")
+# A number of its own: no part of an account ("DE89 3704 ...") or of a longer row of figures.
+_CARD = re.compile(r"(?<![\w-])(?<!\d )(\d(?:[ -]?\d){12,18})(?![ -]?\d|-)")
 
 
 def secret_spans(text: str) -> list[tuple[int, int]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import runpy
 from pathlib import Path
 
 import pytest
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
+from deltamem_agents.evaluation.tasks.router_unheard import unheard
+from deltamem_agents.evaluation.tasks.router_world import RouterWorld
 from deltamem_agents.router import FactStore, HybridRouter
 from deltamem_agents.router.answer import HEADER
 from deltamem_agents.router.extract import extract
@@ -62,6 +65,12 @@ def test_what_fails_its_check_is_no_such_value(text: str) -> None:
         ("Please update my gate to B12.", ("user", "gate", "B12")),
         ("Can you remember that my gate is B12?", ("user", "gate", "B12")),
         ("the drink my uncle likes best is tea", ("user's uncle", "favourite drink", "tea")),
+        ("Don't forget that my gate is B12.", ("user", "gate", "B12")),
+        ("I doubt much, but my gate is B12.", ("user", "gate", "B12")),
+        ("My gate? That is B12.", ("user", "gate", "B12")),
+        ("Amend Ivo's gate to B12, please.", ("Ivo", "gate", "B12")),
+        ("The new value of Ivo's gate is B12.", ("Ivo", "gate", "B12")),
+        ("The name of my sister's cat is Mochi.", ("user's sister's cat", "name", "Mochi")),
     ],
 )
 def test_plain_statements_are_read(text: str, fact: tuple[str, str, str]) -> None:
@@ -80,10 +89,50 @@ def test_plain_statements_are_read(text: str, fact: tuple[str, str, str]) -> Non
         "I wonder whether my gate is blue.",
         "The traffic was terrible today.",
         "Is my favourite colour red?",
+        "I doubt that my gate is B12.",
+        "My gate isn't B12 any more.",
+        "Nobody knows my gate.",
+        "Compare my gate with B12.",
+        "Write an email to bob@example.com about my rent.",
     ],
 )
 def test_questions_conditions_and_denials_tell_nothing(text: str) -> None:
     assert [draft for draft in extract(text) if draft.revisable] == []
+
+
+def test_a_mark_between_figures_parts_no_label_from_its_value() -> None:
+    (draft,) = extract("The office opens at 08:30.")
+    assert (draft.kind, draft.value, draft.revisable) == ("time", "08:30", False)
+    (label,) = extract("region: eu-1")
+    assert (label.attribute, label.value) == ("region", "eu-1")
+
+
+def test_statements_in_words_that_do_not_exist_are_read_by_their_shape() -> None:
+    """Verbs, nouns and names are drawn anew; only the classes of words can be known."""
+    world = RouterWorld(97, "dev")
+    right = total = 0
+    for lead, core, tail in unheard(random.Random(97), 300):
+        slot = next(slot for slot in world._slots(8) if slot.kind not in ("datetime", "code"))
+        value = world.value(slot.kind)
+        text = world._fill(lead + core + tail, slot, value)
+        drafts = [draft for draft in extract(text) if draft.revisable and draft.value == value]
+        right += any(draft.attribute in slot.attribute.lower() for draft in drafts)
+        total += 1
+    assert total == 300
+    assert right / total >= 0.93
+
+
+def test_an_account_number_is_no_card_and_a_card_is_a_secret() -> None:
+    (account,) = extract("my account IBAN is DE41 0576 1810 9835 3173 30")
+    assert account.value == "DE41 0576 1810 9835 3173 30"
+    cards = extract("my card number is 4111 1111 1111 1111")
+    assert {card.kind for card in cards} == {"secret"}
+    assert not any("1111" in card.value + card.quote for card in cards)
+
+
+def test_a_number_in_the_name_belongs_to_the_name() -> None:
+    named = [draft for draft in extract("My room number 4711 is now B12.") if draft.revisable]
+    assert [(one.attribute, one.value) for one in named] == [("room number 4711", "B12")]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +140,7 @@ def test_questions_conditions_and_denials_tell_nothing(text: str) -> None:
     [
         ("The password for the wifi is hunter2!", "hunter2"),
         ("my api key is sk-abcdefghijklmnop1234", "sk-abcdefghijklmnop1234"),
+        ("my passphrase is opensesame", "opensesame"),  # it opens something, whatever its name
         ("pay with 4111 1111 1111 1111 please", "4111 1111 1111 1111"),
         ("use postgres://root:s3cr3tpw@db.example/x", "s3cr3tpw"),
         ("the token is ghp_abcdefghijklmnopqrstuvwx", "ghp_abcdefghijklmnopqrstuvwx"),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langgraph.graph import START, StateGraph
+from sqlalchemy import select
+from typing_extensions import TypedDict
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router import FactStore, HybridRouter, Scope
+from deltamem_agents.router.policy import ROUTES, Classifier
 
 
 def alice(store: FactStore) -> Scope:
@@ -155,3 +160,34 @@ def test_the_runnable_takes_its_scope_from_the_config(
     tool = router.as_lookup_tool()
     assert "8181" in tool.invoke({"question": "What is my port?"}, config)
     assert set(tool.args) == {"question"}
+
+
+def test_as_a_node_of_a_graph_of_ones_own(store: FactStore, router: HybridRouter) -> None:
+    store.record(user("my port is 8181", "m1"), alice(store))
+    state: type = TypedDict("state", {"messages": list, "decision": Any})  # type: ignore[assignment]
+    graph = StateGraph(state).add_node("route", router.as_node()).add_edge(START, "route").compile()
+    asked = {"messages": [user("What is my port?", "m2")], "decision": None}
+    # The node's branch has heard nothing; the head comes from the state, never from the text.
+    found = graph.invoke(asked, {"configurable": {"thread_id": "alice"}})
+    assert found["decision"].value == "8181"
+    other = graph.invoke(asked, {"configurable": {"thread_id": "bob"}})
+    assert other["decision"].value is None
+
+
+def test_a_tombstone_holds_no_content(store: FactStore) -> None:
+    (fact,) = store.record(user("my codename is Zanzibarnut", "m1"), alice(store))
+    store.forget(alice(store), fact_ids=[fact.fact_id])
+    with store.engine.connect() as connection:
+        rows = connection.execute(select(store.tables.tombstones)).all()
+        left = connection.execute(select(store.tables.facts)).all()
+    (buried,) = [row for row in rows if row.fact_id == fact.fact_id]
+    assert "zanzibarnut" not in str(tuple(buried)).lower()
+    assert fact.fact_id not in {row.fact_id for row in left}
+
+
+def test_a_classifier_of_ones_own_decides(store: FactStore) -> None:
+    store.record(user("my port is 8181", "m1"), alice(store))
+    always = Classifier({route: {"bias": float(route == "neural")} for route in ROUTES}, 0.01)
+    decision = HybridRouter(store, classifier=always).probe("What is my port?", alice(store))
+    assert decision.route == "neural"
+    assert HybridRouter(store).probe("What is my port?", alice(store)).route == "exact"

@@ -15,6 +15,7 @@ from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.evaluation.tasks.router_world import Case, Query, RouterWorld, Split
 from deltamem_agents.router import Decision, Fact, FactStore, HybridRouter, Scope
 from deltamem_agents.router.asked import names
+from deltamem_agents.router.policy import Classifier
 
 TENANT, OTHER = "eval", "eval-other"
 
@@ -101,6 +102,7 @@ def evaluate_router(
     threads: int = 40,
     embeddings: Embeddings | None = None,
     url: str = "",
+    classifier: Classifier | None = None,
 ) -> RouterReport:
     """Runs the generated task.
 
@@ -110,6 +112,7 @@ def evaluate_router(
         threads: how many; each has about 31 questions.
         embeddings: adds vector search.
         url: of an empty database; a SQLite file of its own if "".
+        classifier: of the router; the shipped one if None.
 
     Returns:
         All outcomes with their rates.
@@ -126,7 +129,7 @@ def evaluate_router(
             for case in cases:
                 other.record_all(_messages(case.foreign), Scope(OTHER, case.thread))
                 store.record_all(_messages(case.told), Scope(TENANT, case.thread))
-            router = HybridRouter(store)
+            router = HybridRouter(store, classifier=classifier)
             outcomes = tuple(o for case in cases for o in _ask(router, case))
             return RouterReport(outcomes, sum(_forget(router, case) for case in cases[:10]))
 

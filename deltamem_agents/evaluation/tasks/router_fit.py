@@ -17,7 +17,7 @@ import numpy as np
 
 from deltamem_agents.evaluation.tasks.router import Outcome, evaluate_router
 from deltamem_agents.router.features import Features
-from deltamem_agents.router.policy import ROUTES, inputs_of
+from deltamem_agents.router.policy import ROUTES, inputs_of, undecided
 
 TARGET = {
     "exact": "exact",
@@ -43,13 +43,13 @@ def fit(seed: int = 0, threads: int = 60, penalty: float = 0.3) -> dict[str, Any
         What `weights.json` holds.
     """
     given, wanted = _data(seed, threads)
-    weights = _newton(given, wanted, penalty)
+    weights = newton(given, wanted, penalty)
     held, truth = _data(seed + 1, max(threads // 3, 1))
     temperature = min(
         np.geomspace(0.25, 4.0, 81), key=lambda t: _loss(held @ weights / float(t), truth)
     )
     names = list(inputs_of(Features()))
-    chances = _softmax(held @ weights / float(temperature))
+    chances = softmax(held @ weights / float(temperature))
     sure = chances.max(axis=1)
     right = chances.argmax(axis=1) == truth.argmax(axis=1)
     return {
@@ -69,7 +69,8 @@ def fit(seed: int = 0, threads: int = 60, penalty: float = 0.3) -> dict[str, Any
 
 
 def _data(seed: int, threads: int) -> tuple[Array, Array]:
-    outcomes = evaluate_router(seed=seed, split="dev", threads=threads).outcomes
+    report = evaluate_router(seed=seed, split="dev", threads=threads, classifier=undecided())
+    outcomes = report.outcomes
     rows = [list(_inputs(outcome).values()) for outcome in outcomes]
     goals = [[float(route == _target(o)) for route in ROUTES] for o in outcomes]
     return np.asarray(rows), np.asarray(goals)
@@ -87,11 +88,12 @@ def _target(outcome: Outcome) -> str:
     return "both" if target == "exact" and best != outcome.query.truth else target
 
 
-def _newton(given: Array, wanted: Array, penalty: float) -> Array:
+def newton(given: Array, wanted: Array, penalty: float) -> Array:
+    """Fits a softmax regression: inputs [N, I], routes [N, R] -> weights [I, R]."""
     inputs, routes = given.shape[1], wanted.shape[1]
     weights = np.zeros((inputs, routes))
     for _ in range(30):
-        chances = _softmax(given @ weights)
+        chances = softmax(given @ weights)
         slope = given.T @ (chances - wanted) + penalty * weights
         curve = np.zeros((inputs, routes, inputs, routes))
         for a in range(routes):
@@ -106,13 +108,14 @@ def _newton(given: Array, wanted: Array, penalty: float) -> Array:
     return weights
 
 
-def _softmax(scores: Array) -> Array:
+def softmax(scores: Array) -> Array:
+    """Shares by row."""
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
 def _loss(scores: Array, wanted: Array) -> float:
-    return float(-np.log(np.maximum(_softmax(scores)[wanted > 0], 1e-12)).mean())
+    return float(-np.log(np.maximum(softmax(scores)[wanted > 0], 1e-12)).mean())
 
 
 def _calibration_error(sure: Array, right: Array, bins: int = 10) -> float:

@@ -1,7 +1,8 @@
 """A seeded world for the router: threads that tell typed and plain facts, and questions on them.
 
-Phrasings are split by list: "dev" for building and fitting, "test" for measuring. Values are made
-up on the spot, so no value of one seed is one of another.
+Phrasings are split by list: "dev" for building and fitting, "test" for measuring; "test" also asks
+for attributes that "dev" never has. Values are made up on the spot, so no value of one seed is one
+of another.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ class RouterWorld:
         self.random.shuffle(told)
         changed = self.random.sample(own, 3)
         for slot in changed:
-            old, truth[slot] = truth[slot], self.value(slot.kind)
+            old = truth[slot]
+            while truth[slot] == old:
+                truth[slot] = self.value(slot.kind)
             told.append(self._say("updates", slot, truth[slot]))
             asked.append(self._ask(slot, "revised", truth[slot], (old.strip("`"),)))
         kept = [slot for slot in own if slot not in changed]
@@ -123,8 +126,8 @@ class RouterWorld:
         asked += [self._ask(slot, "foreign") for slot in foreign]
         asked += [Query(self._chat_question(), "diffuse") for _ in range(6)]
         hidden = {slot: self.value(slot.kind) for slot in foreign}
-        told_here = {*truth.values(), *(old for query in asked for old in query.stale)}
-        while shared := [slot for slot, value in hidden.items() if value in told_here]:
+        here = "\n".join([*told, *(query.text for query in asked)])
+        while shared := [slot for slot, value in hidden.items() if value in here]:
             hidden.update({slot: f"{self._word()} {self._word()}" for slot in shared})
         theirs = [self._say("statements", slot, value) for slot, value in hidden.items()]
         return Case(
@@ -142,7 +145,10 @@ class RouterWorld:
         chosen: dict[tuple[str, str], Slot] = {}
         while len(chosen) < count:
             holder, group = self.random.choice(holders)
-            attribute, kind = self.random.choice(list(groups[group].items()))
+            known = groups[group]
+            if self.split == "test":
+                known = {**known, **self.words["held_attributes"][group]}
+            attribute, kind = self.random.choice(list(known.items()))
             chosen[holder, attribute] = Slot(holder, attribute, kind)
             if self.random.random() < 0.35:  # a near miss: somebody else's, the same attribute
                 other = self.random.choice([h for h, g in holders if g == group])

@@ -1,0 +1,181 @@
+"""Reads statements: which slot a sentence names, and which words of it are the slot's value.
+
+Two log-linear models choose among what the sentence offers: where the slot's name ends, and which
+span is its value (or that none is). They see word classes, marks and places, never a particular
+name or value, so that a phrasing nobody foresaw is read by its shape. Fitted by
+`python -m deltamem_agents.evaluation.tasks.router_reading_fit`; the weights are shipped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+from deltamem_agents.router.slots import Features, Slot, slots
+from deltamem_agents.router.typed import Typed
+from deltamem_agents.router.words import Token, cut, shape, word_class
+
+LONGEST = 10  # tokens of a value
+# How much likelier "states nothing" must be: a missed update leaves an old value standing, while a
+# needless fact is only met by a question that names its slot.
+MARGIN = 1.0
+Value = tuple[int, int] | None  # tokens[start:end]
+Weights = Mapping[str, float]
+# Words before a slot, in its part of the sentence, that take the claim away.
+_DENIED = re.compile(
+    r"\b(?:if|whether|not|never|doubt|unless|suppose|imagine|wondered?|wish|hope|maybe|perhaps"
+    r"|might|what|which|who|how|why)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_DENIES = re.compile(r"\b(?:not|never|no longer)\b|n['’]t\b", re.IGNORECASE)
+_KEPT_IN_MIND = re.compile(r"\b(?:do not|don['’]t|never) forget\b", re.IGNORECASE)
+_PARTS = re.compile(r"[,;:–—(]|\s-\s|\b(?:but|and)\b")
+
+
+@cache
+def models() -> tuple[Weights, Weights]:
+    """The shipped weights: of a name's end, of a value."""
+    text = files("deltamem_agents.router").joinpath("reading.json").read_text("utf-8")
+    loaded = json.loads(text)
+    return loaded["ends"], loaded["values"]
+
+
+def read(
+    text: str, start: int, end: int, typed: Sequence[Typed]
+) -> Iterator[tuple[Slot, int, int, int, bool]]:
+    """The statements of one sentence.
+
+    Args:
+        text: a message's.
+        start: of the sentence.
+        end: of the sentence.
+        typed: typed values of the whole text.
+
+    Yields:
+        A slot, where it stands, its value's start and end, whether an article precedes the value.
+    """
+    tokens = cut(text, start, end, typed)
+    ends, values = models()
+    named = [best(group, ends) for group in slots(tokens, text)]
+    taken: set[int] = {at for slot in named for at in range(slot.start, slot.end)}
+    for slot in named:
+        given = offers(tokens, slot, taken)
+        value, _ = max(given, key=lambda o: score(o[1], values) - MARGIN * (o[0] is None))
+        if value is None or denied(text, start, tokens, slot, value):
+            continue
+        taken |= set(range(*value))
+        article = tokens[value[0] - 1].low in ("a", "an") if value[0] else False
+        left, right = tokens[value[0]].start, tokens[value[1] - 1].end
+        yield slot, tokens[slot.start].start, left, right, article
+
+
+def best(group: Sequence[Slot], ends: Weights) -> Slot:
+    """The likeliest end of a slot's name."""
+    return max(group, key=lambda slot: score(slot.features, ends))
+
+
+def score(features: Features, weights: Weights) -> float:
+    """The sum of the features' weights."""
+    return sum(weights.get(feature, 0.0) for feature in features)
+
+
+def denied(text: str, start: int, tokens: Sequence[Token], slot: Slot, value: Value) -> bool:
+    """Whether the sentence takes back what it seems to say: "I doubt that my gate is B"."""
+    assert value is not None
+    first, last = min(slot.start, value[0]), max(slot.start, value[0])
+    before = _PARTS.split(_KEPT_IN_MIND.sub("", text[start : tokens[first].start]))[-1]
+    between = text[tokens[first].start : tokens[last].start]
+    return bool(_DENIED.search(before) or _DENIES.search(between))
+
+
+def offers(tokens: Sequence[Token], slot: Slot, taken: set[int]) -> list[tuple[Value, Features]]:
+    """All spans that could be the slot's value, and None, each with its features."""
+    free = [token.open and at not in taken for at, token in enumerate(tokens)]
+    found: list[tuple[Value, Features]] = [(None, _without(tokens, slot))]
+    for start in range(len(tokens)):
+        if not (free[start] or _capital(tokens, start, taken)):
+            continue
+        for end in range(start + 1, min(start + LONGEST, len(tokens)) + 1):
+            if end - 1 in taken or _breaks(tokens, start, end - 1):
+                break
+            if free[end - 1]:
+                found.append(((start, end), _features(tokens, slot, start, end)))
+    return found
+
+
+def _capital(tokens: Sequence[Token], at: int, taken: set[int]) -> bool:
+    """A title's "The", a blood group's "A"."""
+    token = tokens[at]
+    return at > 0 and at not in taken and token.text[0].isupper() and token.low != "i"
+
+
+def _breaks(tokens: Sequence[Token], start: int, at: int) -> bool:
+    """Whether a value ends before this token for sure."""
+    token = tokens[at]
+    if at == start or not token.mark:
+        return False
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    joined = token.text in "/&-+'’" or (token.text == "," and after and after.text[0].isupper())
+    return not joined
+
+
+def _features(tokens: Sequence[Token], slot: Slot, start: int, end: int) -> Features:
+    side = "after" if start >= slot.end else "before"
+    gap = range(slot.end, start) if side == "after" else range(end, slot.start)
+    between = [shape(tokens, at) for at in gap]
+    before = "slot" if start == slot.end else shape(tokens, start - 1)
+    after = "slot" if end == slot.start else shape(tokens, end)
+    inner = [shape(tokens, at) for at in range(start + 1, end - 1) if not tokens[at].open]
+    outside = any(
+        token.typed and not start <= at < end and not slot.start <= at < slot.end
+        for at, token in enumerate(tokens)
+    )
+    kinds = [token for token in tokens[start:end] if token.typed]
+    form = f"typed {len(kinds)} of {min(end - start, 3)}" if kinds else "plain"
+    features = [
+        f"first {shape(tokens, start)}",
+        f"last {shape(tokens, end - 1)}",
+        f"first two {shape(tokens, start)} {shape(tokens, start + 1)}",
+        f"{before} | {shape(tokens, start)}",
+        f"{shape(tokens, end - 1)} | {after}",
+        f"{side} before {before}",
+        f"{side} after {after}",
+        f"{side} after that {shape(tokens, end + 1)}",
+        f"{side} before that {shape(tokens, start - 2)}",
+        f"{side} gap {min(len(between), 6)}",
+        f"{side} open words between {min(sum(w[:1] == '-' for w in between), 3)}",
+        f"{side} slot's neighbours {shape(tokens, slot.start - 1)} {side == 'before'}",
+        f"length {min(end - start, 5)}",
+        form,
+        f"{form} elsewhere {outside}",
+    ]
+    features += [f"{side} between {word}" for word in dict.fromkeys(between)]
+    classes = [word_class(word) for word in between]
+    features += [f"{side} between a {name}" for name in dict.fromkeys(classes)]
+    features += [
+        f"{side} through {' '.join(classes[:4])}",
+        f"{side} before a {word_class(before)}",
+        f"{side} after a {word_class(after)}",
+    ]
+    features += [f"inner {word}" for word in inner]
+    if side == "after" and between:
+        features.append(f"slot then {between[0]}")
+    return tuple(features)
+
+
+def _without(tokens: Sequence[Token], slot: Slot) -> Features:
+    typed = any(t.typed for at, t in enumerate(tokens) if not slot.start <= at < slot.end)
+    return (
+        "none",
+        f"none typed {typed}",
+        f"none then {shape(tokens, slot.end)}",
+        f"none then {shape(tokens, slot.end)} {shape(tokens, slot.end + 1)}",
+        f"none then a {word_class(shape(tokens, slot.end))}",
+        f"none from {shape(tokens, slot.start - 1)} {typed}",
+        f"none at {'front' if slot.start == 0 else 'inside'}",
+        f"none begins {shape(tokens, 0)}",
+        f"none last {tokens[-1].text if tokens[-1].mark else ''}",
+    )
