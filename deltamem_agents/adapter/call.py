@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from deltamem_agents.adapter.corrections import Correction
 from deltamem_agents.adapter.decoding import Decoding
 from deltamem_agents.adapter.segments import Sums
 from deltamem_agents.adapter.store import MemoryStore, Undo
@@ -36,6 +38,8 @@ class MemoryCall:
             kept in the cache, and written by the call that closes them or by `close_segments`.
         token_mask: Bool[B, T], False in padding; only needed where the attention mask does not
             tell (an attention implementation with a mask object of its own).
+        pad_id: what `generate` feeds to rows of a batch that have ended, which must not write. Only
+            needed where it was given to `generate`; by default that of the generation config.
     """
 
     segment_ids: Tensor | int | None = None
@@ -43,6 +47,7 @@ class MemoryCall:
     record: bool = False
     closes: bool = True
     token_mask: Tensor | None = None
+    pad_id: int | None = None
 
 
 @dataclass(eq=False)
@@ -110,7 +115,8 @@ class _Flight(threading.local):
 
     call: CallContext | None = None
     given: MemoryCall | None = None
-    corrections: dict[str, Tensor] | None = None
+    generation: Any = None
+    corrections: Mapping[str, Correction] | None = None
 
 
 FLIGHT = _Flight()

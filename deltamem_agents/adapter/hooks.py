@@ -13,6 +13,7 @@ from deltamem_agents.adapter.cache import remember
 from deltamem_agents.adapter.call import FLIGHT, MemoryCall, build_context, token_mask_from
 from deltamem_agents.adapter.layer import DeltaMemLayer, drop_hooks
 from deltamem_agents.adapter.memory import DeltaMemory
+from deltamem_agents.adapter.rows import fan_out, unfinished
 from deltamem_agents.adapter.store import MemoryStore, Plan
 from deltamem_agents.errors import UnsupportedModelError
 
@@ -25,6 +26,7 @@ class ModelEntry:
         if call is not None and not isinstance(call, MemoryCall):
             raise TypeError(f"delta_mem is a MemoryCall, not {type(call).__name__}")
         FLIGHT.given = call
+        FLIGHT.generation = getattr(module, "generation_config", None)
         return args, kwargs
 
 
@@ -33,6 +35,7 @@ class ModelExit:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         FLIGHT.given = None
+        FLIGHT.generation = None
 
 
 class DecoderEntry:
@@ -74,13 +77,17 @@ class DecoderEntry:
         plan = self.plan(running)
         given = given or getattr(cache, "call", None) or MemoryCall()
         store = MemoryStore(plan) if cache is None else remember(cache, plan)
-        token_mask = None
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if past == 0:
+            fan_out(store, tokens)
+        token_mask = unfinished(store, tokens, FLIGHT.generation, given.pad_id)
         mask = kwargs.get("attention_mask")
         if mask is not None and given.token_mask is None:
-            past = 0 if cache is None else int(cache.get_seq_length())
-            token_mask = token_mask_from(mask, tokens.shape[1], past)
-            if token_mask is not None and _needless(token_mask):
-                token_mask = None
+            real = token_mask_from(mask, tokens.shape[1], past)
+            if real is not None:
+                token_mask = real if token_mask is None else real & token_mask
+        if token_mask is not None and _needless(token_mask):
+            token_mask = None
         context = build_context(
             given,
             store,

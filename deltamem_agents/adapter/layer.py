@@ -5,6 +5,7 @@ Hooks are objects, not closures, so that a model with an adapter can be copied a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from deltamem_agents.adapter.backbones import Site, base_of
 from deltamem_agents.adapter.call import FLIGHT, CallContext
+from deltamem_agents.adapter.corrections import Correction, corrected
 from deltamem_agents.adapter.memory import DeltaMemory
 from deltamem_agents.adapter.registration import METHOD
 from deltamem_agents.errors import ConfigError, StateError, UnsupportedModelError
@@ -72,7 +74,7 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
         if adapter_name in self and not any(p.is_meta for p in self[adapter_name].parameters()):
             self[adapter_name].to(self.home if device is None else device)
 
-    def begin(self, context: CallContext | None, hidden: Tensor) -> dict[str, Tensor] | None:
+    def begin(self, context: CallContext | None, hidden: Tensor) -> Mapping[str, Correction] | None:
         """Read the memory for an attention call: the corrections for its projections."""
         if context is None:
             if self.running is None:
@@ -120,10 +122,9 @@ class AttentionExit:
         corrections, FLIGHT.corrections = FLIGHT.corrections, None
         if not corrections or "o" not in corrections or output is None:
             return None
-        part, first = corrections["o"], output[0] if isinstance(output, tuple) else output
-        if part.dtype != first.dtype:
-            part = part.to(first.dtype)
-        return (first + part, *output[1:]) if isinstance(output, tuple) else first + part
+        if isinstance(output, tuple):
+            return (corrected(output[0], corrections["o"]), *output[1:])
+        return corrected(output, corrections["o"])
 
 
 class ProjectionExit:
@@ -138,13 +139,7 @@ class ProjectionExit:
             return None
         for name, rows in self.ports.items():
             if name in corrections:
-                part = corrections[name]
-                if part.dtype != output.dtype:
-                    part = part.to(output.dtype)
-                if rows is not None:
-                    index = torch.tensor(rows, device=part.device)
-                    part = torch.zeros_like(output).index_copy(-1, index, part)
-                output = output + part
+                output = corrected(output, corrections[name], rows)
         return output
 
 

@@ -5,10 +5,13 @@ Letters: B batch, T tokens, H state heads, R rank, d hidden width, S = R H, M se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from deltamem_agents.adapter.call import CallContext
+from deltamem_agents.adapter.corrections import Correction
 from deltamem_agents.adapter.packing import Packed
 from deltamem_agents.adapter.projections import Projections
 from deltamem_agents.adapter.segments import Sums, add_sums, segment_sums
@@ -27,7 +30,7 @@ Parts = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 class DeltaMemory(Projections):
     """δ-mem in one attention layer: parameters (see `Projections`), reading and writing."""
 
-    def forward(self, hidden: Tensor, context: CallContext, layer: int) -> dict[str, Tensor]:
+    def forward(self, hidden: Tensor, context: CallContext, layer: int) -> Mapping[str, Correction]:
         """Read, write, and turn the reads into corrections (paper eqs. 4-12).
 
         Args:
@@ -36,14 +39,16 @@ class DeltaMemory(Projections):
             layer: index of the decoder layer.
 
         Returns:
-            for each correction [B, T, out], in the dtype of `hidden`.
+            each correction by name, [B, T, out].
         """
         if context.autocast:
             with torch.autocast(hidden.device.type, enabled=False):
                 return self._forward(hidden, context, layer)
         return self._forward(hidden, context, layer)
 
-    def _forward(self, hidden: Tensor, context: CallContext, layer: int) -> dict[str, Tensor]:
+    def _forward(
+        self, hidden: Tensor, context: CallContext, layer: int
+    ) -> Mapping[str, Correction]:
         packed = self.ready()
         if context.single and not torch.is_grad_enabled():
             before = context.store.get(layer, context.batch, hidden.device)

@@ -6,6 +6,7 @@ float32, whatever the backbone's dtype: in bfloat16 the reads are off by up to 0
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from deltamem_agents.adapter.backbones import Site
 from deltamem_agents.adapter.config import CORRECTIONS, DeltaMemConfig
+from deltamem_agents.adapter.corrections import Correction, LowRank
 from deltamem_agents.adapter.initialise import initialise
 from deltamem_agents.adapter.packing import Packed, can_pack, stacked
 from deltamem_agents.core.step import StepRule, layer_step
@@ -129,33 +131,37 @@ class Projections(nn.Module):
 
     def corrections(
         self, reads: Tensor, dtype: torch.dtype, packed: Packed | None = None
-    ) -> dict[str, Tensor]:
+    ) -> Mapping[str, Correction]:
         """Corrections of the projections (eqs. 7-9).
 
         Args:
             reads: float32 [B, T, S], times alpha / R.
-            dtype: of the result.
+            dtype: of the projections.
             packed: the matrices, if they are ready.
         """
         weight = packed.outward if packed is not None else stacked(self._parameters, self._out)
+        plain = not self.config.trainable_scale and not self.config.o_rmsnorm
+        if plain and dtype == reads.dtype and not torch.is_grad_enabled():
+            parts = torch.split(weight, self._widths)
+            return {n: LowRank(reads, part) for n, part in zip(self.sizes, parts, strict=True)}
         together = F.linear(reads, weight)
-        if not self.config.trainable_scale and not self.config.o_rmsnorm:
+        if plain:
             return self.split(together if together.dtype == dtype else together.to(dtype))
-        parts = self.split(together)
+        named = self.split(together)
         if self.config.trainable_scale:
             factors = (
                 torch.sigmoid(self.get_parameter("delta_scale_raw").float()) * self.config.scale_max
             )
             by_head = self.config.scale_per == "head"
-            parts = {
+            named = {
                 name: part * factors[CORRECTIONS.index(name) if by_head else 0]
-                for name, part in parts.items()
+                for name, part in named.items()
             }
-        if self.config.o_rmsnorm and "o" in parts:
+        if self.config.o_rmsnorm and "o" in named:
             weight = self.get_parameter("delta_o_rmsnorm_weight").float()
             eps = self.config.o_rmsnorm_eps
-            parts["o"] = F.rms_norm(parts["o"], (self.sizes["o"],), weight, eps)
-        return {name: part.to(dtype) for name, part in parts.items()}
+            named["o"] = F.rms_norm(named["o"], (self.sizes["o"],), weight, eps)
+        return {name: part.to(dtype) for name, part in named.items()}
 
     def split(self, together: Tensor) -> dict[str, Tensor]:
         """Corrections by name from [B, T, all their widths]."""

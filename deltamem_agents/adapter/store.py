@@ -99,6 +99,12 @@ class MemoryStore:
         self.sums: dict[int, Sums] = {}
         self.records: list[WriteRecord] = []
         self._undo: dict[int, _History] = {}
+        self.last: Tensor | None = None  # the rows' newest tokens, where `rows` needs them
+
+    @property
+    def batch(self) -> int | None:
+        """Number of sessions; None while the memory is empty and takes any."""
+        return next((len(state) for state in self.states.values()), None)
 
     def get(self, layer: int, batch: int, device: torch.device) -> Tensor:
         """The state of a layer, [batch, H, R, R].
@@ -114,8 +120,8 @@ class MemoryStore:
             raise StateError(
                 f"the memory's batch equals the input's, {batch}",
                 got=int(state.shape[0]),
-                remedy="Give one state a row; for beams or several samples call "
-                "cache.batch_repeat_interleave(n) first.",
+                remedy="Give one state a row; for beams or several samples of a cache that holds "
+                "tokens call cache.batch_repeat_interleave(n) first.",
             )
         return state if state.device == device else state.to(device)
 
@@ -177,6 +183,7 @@ class MemoryStore:
     def forget_history(self) -> None:
         """Give up rolling back beyond this point."""
         self._undo.clear()
+        self.last = None
 
     def roll_back(self, tokens: int) -> None:
         """Take back the newest tokens.
@@ -186,7 +193,7 @@ class MemoryStore:
         """
         if tokens == 0 or not self.states:
             return
-        layers = self.plan.layers
+        self.last, layers = None, self.plan.layers
         if any(i not in self._undo or self._undo[i].tokens < tokens for i in layers):
             raise StateError(
                 f"the newest tokens can be taken back from a memory: those of the last call, "

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig
 
 from deltamem_agents.adapter import DeltaMemConfig, MemoryCache, MemoryCall, attach, detach
 from deltamem_agents.errors import StateError, UnsupportedModelError
@@ -83,7 +83,6 @@ def test_sampling_from_a_session_with_several_samples(model, tokens):
     memory, ids = sessions(model, tokens)[:1], tokens(1, 6)
     options = {"do_sample": True, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 6}
     cache = MemoryCache(model, memory)
-    cache.batch_repeat_interleave(3)
     torch.manual_seed(5)
     together = model.generate(ids, past_key_values=cache, num_return_sequences=3, **options)
     assert len({tuple(row) for row in together.tolist()}) > 1
@@ -104,21 +103,66 @@ def test_beam_search_equals_beam_search_without_a_cache(model, tokens, memory):
         return
     states = sessions(model, tokens)
     cache = MemoryCache(model, states)
-    cache.batch_repeat_interleave(3)
     kept = model.generate(ids, past_key_values=cache, **options)
     for row, prompt in enumerate(rows):
         alone = MemoryCache(model, states[row : row + 1])
-        alone.batch_repeat_interleave(3)
         one = model.generate(
             prompt, past_key_values=alone, num_beams=3, max_new_tokens=10, **GREEDY
         )
         assert torch.equal(kept[row, -10:], one[0, -10:])
 
 
-def test_beams_without_room_for_them_are_refused(model, tokens):
-    cache = MemoryCache(model, sessions(model, tokens)[:1])
+def test_beams_over_a_cache_with_tokens_need_room_for_them(model, tokens):
+    cache, ids = MemoryCache(model), tokens(1, 9)
+    model(ids[:, :5], past_key_values=cache)
+    options = {"num_beams": 3, "max_new_tokens": 6, **GREEDY}
     with pytest.raises(StateError, match="batch_repeat_interleave"):
-        model.generate(tokens(1, 4), past_key_values=cache, num_beams=3, max_new_tokens=3, **GREEDY)
+        model(ids[:, 5:].repeat(3, 1), past_key_values=cache)
+    cache.batch_repeat_interleave(3)
+    kept = model.generate(ids, past_key_values=cache, **options)
+    assert torch.equal(kept, model.generate(ids, use_cache=False, **options))
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_only_repeated_rows_share_a_session(model, tokens, rows):
+    memory = sessions(model, tokens)[:2]
+    cache, ids = MemoryCache(model, memory), tokens(rows, 6)
+    if rows == 4:  # two sessions, four different texts
+        with pytest.raises(StateError, match="batch"):
+            model(ids, past_key_values=cache)
+        assert torch.equal(cache.memory, memory)
+        return
+    forked = MemoryCache(model, memory)
+    got = model(ids.repeat_interleave(3, 0), past_key_values=forked)
+    expected = model(ids, past_key_values=cache)
+    assert gap(got.logits, expected.logits.repeat_interleave(3, 0)) < 1e-5
+    assert gap(forked.memory, cache.memory.repeat_interleave(3, 0)) < 1e-5
+
+
+@pytest.mark.parametrize("padding", ["its own", "the end", "the default", "said on the cache"])
+def test_rows_that_end_early_do_not_write_their_padding(build, tokens, padding):
+    model = build()
+    rows = [tokens(1, n, seed=n) for n in (4, 9, 6)]
+    ids, mask = left_padded(rows)
+    options = {"attention_mask": mask, "do_sample": False, "max_new_tokens": 12}
+    free = model.generate(ids, eos_token_id=None, pad_token_id=0, **options)[:, ids.shape[1] :]
+    end = next(t for t in free[0, :8].tolist() if t not in free[1])  # row 1 goes on to the last
+    model.generation_config.eos_token_id = [end, 96] if padding == "the end" else end
+    pad = {"its own": 0, "the end": end, "the default": None, "said on the cache": 5}[padding]
+    cache = MemoryCache(model)
+    if padding == "said on the cache":
+        cache.call = MemoryCall(pad_id=pad)
+        options["pad_token_id"] = pad
+    else:
+        model.generation_config.pad_token_id = pad
+    together = model.generate(ids, past_key_values=cache, **options)[:, ids.shape[1] :]
+    lengths = [row.index(end) + 1 if end in row else 12 for row in together.tolist()]
+    assert lengths[0] < lengths[1] == 12
+    for i, (prompt, length) in enumerate(zip(rows, lengths, strict=True)):
+        fed = torch.cat([prompt, together[i : i + 1, : min(length, 11)]], 1)  # never the last token
+        alone = MemoryCache(model)
+        model(fed, past_key_values=alone)
+        assert gap(cache.memory[i], alone.memory[0]) < 1e-5
 
 
 def repeating(tokens):
@@ -357,11 +401,13 @@ def test_paged_attention_is_refused(build, tokens):
         model(tokens(1, 4), cu_seq_lens_q=torch.tensor([0, 2, 4]), use_cache=False)
 
 
-@pytest.mark.long
 def test_continuous_batching_reports_the_refusal(build, tokens):
     options = GenerationConfig(max_new_tokens=3, do_sample=False, pad_token_id=0)
-    prompt = tokens(5).tolist()
-    (result,) = build().generate_batch([prompt], generation_config=options).values()
+    small = ContinuousBatchingConfig(num_blocks=4, max_batch_tokens=16)  # or it takes all memory
+    results = build().generate_batch(
+        [tokens(5).tolist()], generation_config=options, continuous_batching_config=small
+    )
+    (result,) = results.values()
     assert "continuous batching" in result.error
 
 

@@ -248,9 +248,11 @@ def test_packed_projections_are_corrected_where_they_belong(family, changes, mon
         model(ids, past_key_values=cache, delta_mem=MemoryCall(write=False))
         monkeypatch.undo()
         after = spied.seen[layer]
+        reads, weight = heard[0][name]
+        correction = (reads @ weight.T).flatten(1)
         for i, other in enumerate("qkv"):
             change = (after[i] - before[i]).transpose(1, 2).flatten(1)
-            expected = heard[0][name].flatten(1) if other == name else torch.zeros_like(change)
+            expected = correction if other == name else torch.zeros_like(change)
             if change.shape != expected.shape:  # keys repeated for groups of queries
                 copies = change.shape[1] // expected.shape[1]
                 heads = expected.view(1, -1, model.config.hidden_size // 4)

@@ -408,9 +408,9 @@ def test_reentrant_checkpointing_cannot_carry_a_memory(peft_model, ids):
         model(input_ids=ids, past_key_values=MemoryCache(model, keep_kv=False))
 
 
-def test_trainer_with_gradient_checkpointing(peft_model, tmp_path):
+@pytest.mark.parametrize("options", [None, {"use_reentrant": True}])
+def test_trainer_with_gradient_checkpointing(peft_model, tmp_path, options):
     plain = train(peft_model(), tmp_path / "plain")
-    options = {"use_reentrant": False}
     saving = train(
         peft_model(), tmp_path / "saving",
         activation_checkpointing=True, activation_checkpointing_kwargs=options,
