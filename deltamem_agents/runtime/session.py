@@ -220,12 +220,11 @@ class Session:
             yield from ([part] for part in (*first, *messages, *last))
             return
         question = max((n for n, m in enumerate(messages) if m.role == "user"), default=0)
-        calls = [[*messages[:question]], [*messages[question:]]]
-        if opening is not None and len(opening) > TAIL:
-            calls.append([])
-        calls[-1] += last
-        calls = [call for call in calls if call] or [[]]
+        calls = [call for call in ([*messages[:question]], [*messages[question:]]) if call] or [[]]
         calls[0] = first + calls[0]
+        if opening is not None and _is_cut(sum(map(len, calls[-1])), len(opening)):
+            calls.append([])
+        calls[-1] = calls[-1] + last
         yield from (call for call in calls if call)
 
     def _read(
@@ -266,3 +265,8 @@ class Session:
             self.length += len(part.ids)
             self.fed += len(part.ids)
         return logits
+
+
+def _is_cut(before: int, opening: int) -> bool:
+    """Whether an opening after so many tokens could not be taken back as the end of one call."""
+    return opening > TAIL or before % CHUNK + opening > CHUNK

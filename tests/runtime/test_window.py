@@ -203,3 +203,17 @@ def test_a_memory_of_another_model_is_refused(engine):
     other = tiny_engine(seed=5)
     with pytest.raises(StateError, match="made it"):
         other.read(engine.empty_state(), [user("x")])
+
+
+def test_a_prompt_that_ends_just_behind_a_chunk_of_reading():
+    """The reply's canonical form is read from before its opening, which must not be cut in two."""
+    wide = tiny_engine(context_window=1000)
+    lengths = set()
+    for text in ("a" * 493, "a" * 494, "b" * 494, "b" * 495, "b" * 500):
+        asked = [user(text)]
+        lengths.add(wide.count_tokens(asked))
+        found = [*wide.generate(None, asked, options=Options(Sampling(max_tokens=2)))][-1]
+        fresh = wide.read(None, [*asked, found.message])
+        assert found.state.ledger == fresh.ledger
+        np.testing.assert_allclose(found.state.state, fresh.state, atol=1e-5)
+    assert {512, 513, 514} <= lengths
