@@ -1,7 +1,7 @@
 """A service with many users: FastAPI, one model for all, a memory for each.
 
 Calls that come at the same time are answered side by side by one model. Each user is a thread, and
-talks to no other.
+talks to no other. Needs `pip install fastapi httpx uvicorn`.
 
 Run: python examples/service.py                        (three users at once, without a network)
      uvicorn --app-dir examples service:app            (a server; DATABASE_URL names the database)
