@@ -12,6 +12,7 @@ from deltamem_agents.errors import ConfigError
 
 if TYPE_CHECKING:
     from deltamem_agents.inspect.course import Course
+    from deltamem_agents.inspect.trace import WriteTrace
 
 
 def inspect(
@@ -46,15 +47,10 @@ def inspect(
     out = console()
     with open_saver(database, tenant) as saver:
         if thread is None:
-            size = saver.stats().database_bytes
-            out.print(terminal.threads_table(reading.threads(saver), size))
+            out.print(terminal.threads_table(reading.threads(saver), saver.stats().database_bytes))
             return
         course = reading.course(saver, thread)
-    trace = None
-    if writes:
-        from deltamem_agents.inspect.trace import trace_writes
-
-        trace = trace_writes(open_engine(model, adapter, context_window=window), course.messages)
+    trace = _traced(course, model, adapter, window) if writes else None
     pair = _pair(course, compare)
     if html is not None:
         from deltamem_agents.inspect.page import write_page
@@ -70,6 +66,15 @@ def inspect(
         out.print(terminal.compare_report(before, after))
     elif html is None and picture is None:
         out.print(terminal.thread_report(course, trace))
+
+
+def _traced(
+    course: Course, model: str | None, adapter: str | None, window: int | None
+) -> WriteTrace:
+    """The text, read again."""
+    from deltamem_agents.inspect.trace import trace_writes
+
+    return trace_writes(open_engine(model, adapter, context_window=window), course.messages)
 
 
 def _pair(course: Course, names: str) -> tuple[int, int] | None:
