@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from deltamem_agents import ChatDeltaMem
 from deltamem_agents.chat import ChatSession
 
-model = ChatDeltaMem(context_window=160)  # at most 160 tokens are visible; the rest is memory
+model = ChatDeltaMem(context_window=128)  # at most 128 tokens are visible; the rest is memory
 session = model.session()
 for text in (
     "Remember that my sister's instrument is cello.",

@@ -38,10 +38,16 @@ STAGES = (
         name="binding", steps=1300, level=2, plain_level=3, alike=0.6, hold=0.5,
         instructed=0.2, unknown=0.3, updates=0.25,
     ),
+    # ... then without system prompts, at half the rates, asked in words that name owner and
+    # attribute apart ...
+    StageConfig(
+        name="settling", steps=400, matrices=0.006, vectors=2e-3, gates=5e-3, level=4,
+        plain_level=4, alike=0.5, hold=0.3, unknown=0.3, updates=0.25,
+    ),
     # ... then the memory alone, on the frozen backbone, through long talk.
     StageConfig(
-        name="memory", steps=260, matrices=0.01, memory_share=1.0, train_backbone=False,
-        warm_up=20, level=5, alike=0.5, instructed=0.12, unknown=0.35, updates=0.25,
+        name="memory", steps=150, matrices=0.01, memory_share=1.0, train_backbone=False,
+        warm_up=20, level=6, alike=0.5, unknown=0.35, updates=0.25,
     ),
 )  # fmt: skip
 

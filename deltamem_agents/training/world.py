@@ -187,6 +187,7 @@ class World:
         if "|" in pattern:
             pattern = pattern.split("|")[0 if subject.entity == "me" else 1]
         filled = pattern.replace("{s}", subject.named("my")).replace("{e}", subject.holder("my"))
+        filled = filled.replace("{a}", subject.attribute)
         return filled.replace("{v}", value or "")
 
     def _spoken(self, text: str) -> str:

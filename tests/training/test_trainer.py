@@ -54,7 +54,7 @@ def test_it_learns_and_what_it_learnt_is_served(tmp_path: Path) -> None:
     """Recall rises far above chance (one in six) and above the control without memory."""
     model, tokenizer = prepare(None, DeltaMemConfig(rank=16, heads=2, update="no_lambda"))
     config = settings(
-        tmp_path / "out", steps=60, batch=8, save_every=60, log_every=5,
+        tmp_path / "out", steps=120, batch=8, save_every=120, log_every=5,
         episode=EpisodeConfig(questions=1),
     )  # fmt: skip
     result = train(model, ChatTemplate(tokenizer), chats(96), config, evaluation=chats(48, seed=1))
