@@ -78,5 +78,12 @@ def import_(
 
 def _counted(report: object) -> str:
     values = asdict(report)  # type: ignore[call-overload]
-    counts = [f"{count} {name.replace('_', ' ')}" for name, count in values.items() if count]
-    return ", ".join(counts) or "nothing"
+    counts = [
+        f"{count} {name.replace('_', ' ')}"
+        for name, count in values.items()
+        if count and not isinstance(count, bool)
+    ]
+    text = ", ".join(counts) or "nothing"
+    if values.get("purged") is False:
+        text += "; the log still holds old bytes, because another connection reads it"
+    return text
