@@ -30,7 +30,7 @@ class Remembers:
         """
         memory = self._store.memory()
         if memory is None:
-            return torch.zeros(1, *self._store.plan.shape)
+            return torch.zeros(1, *self._store.plan.shape, dtype=torch.float32)
         return memory
 
     @memory.setter

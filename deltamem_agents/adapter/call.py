@@ -40,6 +40,8 @@ class MemoryCall:
             tell (an attention implementation with a mask object of its own).
         pad_id: what `generate` feeds to rows of a batch that have ended, which must not write. Only
             needed where it was given to `generate`; by default that of the generation config.
+        may_pad: whether a row of a batch that decodes may be padding. False for a caller that feeds
+            only tokens that are meant, such as a batch of sessions that end each by itself.
     """
 
     segment_ids: Tensor | int | None = None
@@ -48,6 +50,7 @@ class MemoryCall:
     closes: bool = True
     token_mask: Tensor | None = None
     pad_id: int | None = None
+    may_pad: bool = True
 
 
 @dataclass(eq=False)

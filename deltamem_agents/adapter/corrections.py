@@ -28,18 +28,24 @@ Correction = Tensor | LowRank
 
 
 def corrected(
-    output: Tensor, correction: Correction, rows: tuple[int, ...] | None = None
+    output: Tensor,
+    correction: Correction,
+    rows: tuple[int, ...] | None = None,
+    *,
+    in_place: bool = False,
 ) -> Tensor:
-    """A projection's output with its correction added; a `LowRank` may be added in place.
+    """A projection's output with its correction added.
 
     Args:
-        output: [B, T, out], that nobody else holds.
+        output: [B, T, out].
         correction: [B, T, out], or [B, T, len(rows)].
         rows: which output features are corrected, when others are not.
+        in_place: whether a `LowRank` may be added into `output`, because nobody else holds it.
     """
     if isinstance(correction, LowRank):
         reads, weight = correction
-        if rows is None and output.dtype == reads.dtype and output.is_contiguous():
+        fits = rows is None and output.dtype == reads.dtype and output.is_contiguous()
+        if in_place and fits:
             flat = output.view(-1, weight.shape[0])
             flat.addmm_(reads.reshape(-1, weight.shape[1]), weight.t())
             return output

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deltamem_agents.adapter.call import CallContext
 
 #: Up to so many sessions are read one by one; of more, matrix products take less time.
-FEW = 8
+FEW = 2
 
 
 class Decoding:
@@ -40,7 +40,9 @@ class Decoding:
 
     def _prepare(self, context: CallContext, hidden: Tensor) -> None:
         batch, plan = context.batch, context.store.plan
-        states = torch.empty(len(plan.layers), batch, *plan.shape[1:]).unbind(0)
+        states = torch.empty(len(plan.layers), batch, *plan.shape[1:], dtype=torch.float32).unbind(
+            0
+        )
         # One layer's corrections are used up before the next layer's are made, so they share.
         shared: dict[tuple[int, ...], tuple[Tensor, Tensor, dict[str, Tensor]]] = {}
         for (layer, memory), after in zip(context.running.items(), states, strict=True):
@@ -51,7 +53,8 @@ class Decoding:
             key = (*memory.sizes.values(), step.scratch)
             if key not in shared:
                 result = torch.empty((batch, 1, step.width), dtype=hidden.dtype)
-                shared[key] = (result, torch.empty(step.scratch), memory.split(result))
+                scratch = torch.empty(step.scratch, dtype=torch.float32)
+                shared[key] = (result, scratch, memory.split(result))
             result, scratch, self._parts[layer] = shared[key]
             before = context.store.get(layer, batch, hidden.device).contiguous()
             self._runs[layer] = step.bind(before, after, result, scratch)
@@ -67,7 +70,8 @@ class Decoding:
         run = self._runs.get(layer)
         if run is None or hidden.shape != self._shape or hidden.dtype != self._dtype:
             return None
-        run((hidden if hidden.is_contiguous() else hidden.contiguous()).data_ptr())
+        rows = hidden.contiguous()  # named, so that it lives until its address has been read
+        run(rows.data_ptr())
         context.left[layer] = self._after[layer]
         return self._parts[layer]
 

@@ -78,9 +78,11 @@ class DecoderEntry:
         given = given or getattr(cache, "call", None) or MemoryCall()
         store = MemoryStore(plan) if cache is None else remember(cache, plan)
         past = 0 if cache is None else int(cache.get_seq_length())
-        if past == 0:
+        if past == 0 and getattr(cache, "keep_kv", True):
             fan_out(store, tokens)
-        token_mask = unfinished(store, tokens, FLIGHT.generation, given.pad_id)
+        token_mask = None
+        if given.may_pad and given.token_mask is None:
+            token_mask = unfinished(store, tokens, FLIGHT.generation, given.pad_id)
         mask = kwargs.get("attention_mask")
         if mask is not None and given.token_mask is None:
             real = token_mask_from(mask, tokens.shape[1], past)

@@ -55,7 +55,7 @@ def unfinished(
         return None
     padding = tokens == pads[0]
     if pads[0] in ends:
-        store.last = tokens
+        store.last = tokens.clone()  # the caller may use its buffer again
         if last is None:
             return None
         padding &= torch.isin(last, torch.tensor(ends, device=tokens.device))

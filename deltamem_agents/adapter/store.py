@@ -115,7 +115,7 @@ class MemoryStore:
         state = self.states.get(layer)
         if state is None:
             size = (batch, self.plan.heads, self.plan.rank, self.plan.rank)
-            return torch.zeros(size, device=device)
+            return torch.zeros(size, device=device, dtype=torch.float32)
         if state.shape[0] != batch:
             raise StateError(
                 f"the memory's batch equals the input's, {batch}",
@@ -155,7 +155,7 @@ class MemoryStore:
         earlier._undo = {layer: history.copy() for layer, history in self._undo.items()}
         earlier.roll_back(tokens)
         memory = earlier.memory()
-        return torch.zeros(1, *self.plan.shape) if memory is None else memory
+        return torch.zeros(1, *self.plan.shape, dtype=torch.float32) if memory is None else memory
 
     def set_memory(self, memory: Tensor) -> None:
         """Replace all states by [B, layers, H, R, R]; the autograd graph is kept.

@@ -47,9 +47,10 @@ def _forward(
     tensors: tuple[Tensor, ...], mask: Tensor | None, *, checkpoints: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, heads, rank = tensors[0].shape
-    reads = torch.empty(batch, tokens, heads, rank)
-    after = torch.empty(batch, heads, rank, rank)
-    kept = torch.empty(batch, heads, -(-tokens // EVERY) if checkpoints else 0, rank, rank)
+    reads = torch.empty(batch, tokens, heads, rank, dtype=torch.float32)
+    after = torch.empty(batch, heads, rank, rank, dtype=torch.float32)
+    spans = -(-tokens // EVERY) if checkpoints else 0
+    kept = torch.empty(batch, heads, spans, rank, rank, dtype=torch.float32)
     *inputs, before = _arrays(tensors)
     flags = _NO_MASK if mask is None else mask.numpy()
     outputs = (reads.numpy(), after.numpy(), kept.numpy())
@@ -74,8 +75,8 @@ class _CpuScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_reads: Tensor, of_after: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, kept, mask = ctx.saved_tensors
-        results = [torch.empty(tensors[0].shape) for _ in tensors]
-        of_state = torch.empty(of_after.shape)
+        results = [torch.empty(tensors[0].shape, dtype=torch.float32) for _ in tensors]
+        of_state = torch.empty(of_after.shape, dtype=torch.float32)
         backward_loop(tensors[0].shape[-1])(
             _arrays(tensors),
             kept.numpy(),

@@ -40,9 +40,9 @@ def step_cpu(
     """`core.step.memory_step` by the compiled function; arguments and result as there."""
     batch, heads, rank = projected.shape[0], rule.heads, rule.rank
     projected, state = projected.contiguous(), state.contiguous()
-    reads = torch.empty(batch, heads, rank)
-    after = torch.empty(batch, heads, rank, rank)
-    scratch = torch.empty(2 * rank)
+    reads = torch.empty(batch, heads, rank, dtype=torch.float32)
+    after = torch.empty(batch, heads, rank, rank, dtype=torch.float32)
+    scratch = torch.empty(2 * rank, dtype=torch.float32)
     _native("step")(
         projected.data_ptr(), state.data_ptr(), reads.data_ptr(), after.data_ptr(),
         scratch.data_ptr(), batch, heads, rank, rule.width, _options(rule), scale,

@@ -268,5 +268,10 @@ class Session:
 
 
 def _is_cut(before: int, opening: int) -> bool:
-    """Whether an opening after so many tokens could not be taken back as the end of one call."""
-    return opening > TAIL or before % CHUNK + opening > CHUNK
+    """Whether an opening after so many tokens could not be taken back as the end of one feed.
+
+    One that would begin a feed of its own is read by itself: a single token may be decoded in a
+    batch with other sessions, and then this session's cache does not know what was before.
+    """
+    inside = before % CHUNK
+    return opening > TAIL or inside == 0 or inside + opening > CHUNK

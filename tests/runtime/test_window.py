@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from deltamem_agents.core.state import Ledger
 from deltamem_agents.errors import ContextWindowError, DivergenceError
 from deltamem_agents.runtime.answer import Options
 from deltamem_agents.runtime.messages import digest, normalise, roll
 from deltamem_agents.runtime.sampling import Sampling
+from deltamem_agents.runtime.session import Session
+from deltamem_agents.runtime.template import RenderedMessage
 from deltamem_agents.runtime.window import Item, align, evict, plan_cuts, with_visible
 from deltamem_agents.testing import tiny_engine
 
@@ -217,3 +220,25 @@ def test_a_prompt_that_ends_just_behind_a_chunk_of_reading():
         assert found.state.ledger == fresh.ledger
         np.testing.assert_allclose(found.state.state, fresh.state, atol=1e-5)
     assert {512, 513, 514} <= lengths
+
+
+@pytest.mark.parametrize("length", [511, 512, 513])
+@pytest.mark.parametrize("opening", [1, 3])
+def test_the_state_at_a_reply_is_the_state_before_its_opening(length, opening):
+    """Also where the opening is one token at the beginning of a chunk: it may join a batch."""
+    engine = tiny_engine(context_window=1000)
+
+    def read(reply):
+        session = Session(engine.model, engine.new_session(engine.empty_state().state).boundary)
+        asked = RenderedMessage("user", tuple(5 + i % 40 for i in range(length)), (True,) * length)
+        steps = session.sync(None, [asked], reply)
+        with torch.inference_mode():
+            feed = next(steps)
+            while True:
+                try:
+                    feed = steps.send(engine.runner.forward([feed])[0])
+                except StopIteration:
+                    return session
+
+    begun = read(RenderedMessage("assistant", (7,) * opening, (True,) * opening))
+    torch.testing.assert_close(begun.marks[-1].state, read(None).memory, rtol=0, atol=1e-6)
