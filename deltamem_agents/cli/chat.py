@@ -46,7 +46,8 @@ def chat(
     )
     with open_saver(database, make=True) as saver:
         talk = Talk(_agent(loaded, saver, router), saver, thread, out)
-        out.print(f"Thread {thread!r} in {database}. Type /help for the commands.")
+        where = f"Thread {thread!r} in {database}."
+        out.print(f"{where} Type /help for the commands.", markup=False)
         while (text := _heard(out)) is not None:
             try:
                 if not talk.turn(text.strip()):
@@ -128,7 +129,8 @@ class Talk:
                 reply = part
         self.out.print()
         for source in reply.response_metadata.get("citations", ()) if reply else ():
-            self.out.print(f"[dim]  fact {source['fact_id'][:8]}: {source['value']}[/dim]")
+            fact = f"  fact {source['fact_id'][:8]}: {source['value']}"
+            self.out.print(fact, style="dim", markup=False)
 
     def show(self) -> None:
         """Tell what the memory is."""

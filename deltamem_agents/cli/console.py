@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from deltamem_agents.errors import DatabaseNotFoundError
+from deltamem_agents.inspect.visible import visible
 
 if TYPE_CHECKING:
     from deltamem_agents.chat.model import ChatDeltaMem
@@ -18,11 +20,18 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 100
 
 
+class _VisibleConsole(Console):
+    """Shows the control characters of strings; a `Text` is given as `Text(visible(...))`."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+
 def console(*, error: bool = False) -> Console:
     """A console; 100 columns where the output is no terminal."""
-    made = Console(stderr=error, highlight=False)
+    made = _VisibleConsole(stderr=error, highlight=False)
     if not made.is_terminal:
-        made = Console(stderr=error, highlight=False, width=PLAIN_WIDTH)
+        made = _VisibleConsole(stderr=error, highlight=False, width=PLAIN_WIDTH)
     return made
 
 

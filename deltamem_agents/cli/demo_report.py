@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deltamem_agents.evaluation.metrics import Share, says
+from deltamem_agents.inspect.visible import visible
 
 if TYPE_CHECKING:
     from deltamem_agents.cli.demo_ask import Asked, Branch, Forgot
@@ -61,7 +62,8 @@ def forgotten(out: Console, forgot: Forgot) -> None:
     for name in ("question", "with memory", "with router", "in the database's bytes"):
         table.add_column(name)
     left = f"{forgot.bytes_left} times"
-    table.add_row(*map(Text, (forgot.fact.question, forgot.answer, forgot.routed, left)))
+    cells = (forgot.fact.question, forgot.answer, forgot.routed, left)
+    table.add_row(*(Text(visible(cell)) for cell in cells))
     out.print(table)
     kept, routed = Share.of(forgot.others), Share.of(forgot.routed_others)
     out.print(
@@ -103,4 +105,4 @@ def verdict(out: Console, rows: Sequence[Asked], told: Sequence[Branch], forgot:
 
 
 def _judged(answer: str, value: str) -> Text:
-    return Text(answer, style="green" if says(answer, value) else "red")
+    return Text(visible(answer), style="green" if says(answer, value) else "red")

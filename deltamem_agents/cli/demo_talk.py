@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from deltamem_agents.cli.console import open_model, open_saver, progress
 from deltamem_agents.cli.demo_script import THREAD, WINDOW, load_script
@@ -32,7 +33,8 @@ def talk(database: Path, out: Console) -> None:
                 state = agent.invoke({"messages": [HumanMessage(text)]}, config)
                 if number in told:
                     bar.console.print(f"  user:  {text}")
-                    bar.console.print(f"  agent: [cyan]{state['messages'][-1].text}[/cyan]")
+                    answer = escape(state["messages"][-1].text)
+                    bar.console.print(f"  agent: [cyan]{answer}[/cyan]")
                 bar.advance(task)
         memory = saver.memory_at(config)
     assert memory is not None

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deltamem_agents.cli.console import console, open_saver
+from deltamem_agents.inspect.visible import visible
 
 if TYPE_CHECKING:
     from deltamem_agents.router import Fact
@@ -94,6 +95,6 @@ def _show(found: Iterable[Fact]) -> None:
             fact.asserted_by,
             fact.recorded_at[:16],
         )
-        table.add_row(*map(Text, row), style="" if fact.active else "dim")
+        table.add_row(*(Text(visible(cell)) for cell in row), style="" if fact.active else "dim")
         count += 1
     console().print(table if count else "No facts.")

@@ -19,6 +19,9 @@ def inspect(
     database: Annotated[str, typer.Argument(help="A SQLAlchemy URL, or a SQLite file.")],
     thread: Annotated[str | None, typer.Option(help="One thread; all without it.")] = None,
     tenant: Annotated[str, typer.Option(help="Whose data is meant.")] = "default",
+    namespace: Annotated[
+        str, typer.Option(help="Of a subgraph, such as a subagent; the graph itself without.")
+    ] = "",
     html: Annotated[
         Path | None,
         typer.Option(help="Write one page that a browser opens; --writes colours its text."),
@@ -42,14 +45,16 @@ def inspect(
     from deltamem_agents.inspect import course as reading
     from deltamem_agents.inspect import terminal
 
-    if thread is None and (html or picture or compare or writes):
-        raise typer.BadParameter("pages, pictures and comparisons are of one thread: add --thread")
+    if thread is None and (html or picture or compare or writes or namespace):
+        raise typer.BadParameter(
+            "pages, pictures, comparisons and namespaces are of one thread: add --thread"
+        )
     out = console()
     with open_saver(database, tenant) as saver:
         if thread is None:
             out.print(terminal.threads_table(reading.threads(saver), saver.stats().database_bytes))
             return
-        course = reading.course(saver, thread)
+        course = reading.course(saver, thread, namespace=namespace)
     trace = _traced(course, model, adapter, window) if writes else None
     pair = _pair(course, compare)
     if html is not None:

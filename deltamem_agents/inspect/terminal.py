@@ -17,6 +17,7 @@ from rich.text import Text
 from deltamem_agents.core.heat_map import heat_colours, scale_limit, side_by_side
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.inspect.course import MOST, Course, ThreadSummary
+from deltamem_agents.inspect.visible import visible
 
 if TYPE_CHECKING:
     from deltamem_agents.inspect.trace import WriteTrace
@@ -37,7 +38,7 @@ def threads_table(threads: Sequence[ThreadSummary], size: int = 0) -> Renderable
     table = _table("thread", "checkpoints", "tokens read", "norm", "its course", "changed")
     for thread in threads:
         table.add_row(
-            Text(thread.thread),
+            Text(visible(thread.thread)),
             str(thread.checkpoints),
             *(
                 (f"{thread.tokens_written}", f"{thread.norm:.2f}", spark(thread.norms, _WIDE))
@@ -56,7 +57,7 @@ def threads_table(threads: Sequence[ThreadSummary], size: int = 0) -> Renderable
 def thread_report(course: Course, trace: WriteTrace | None = None) -> RenderableType:
     """A thread: the course of its memory, its state, its text and its facts."""
     parts: list[RenderableType] = [
-        Text(f"thread {course.thread}", style="bold"),
+        Text(visible(f"thread {course.thread}"), style="bold"),
         course_table(course),
         Text(f"norm   {spark([point.memory.norm for point in course.points])}"),
         Text(f"drift  {spark([point.drift for point in course.points])}"),
@@ -98,11 +99,11 @@ def facts_table(course: Course) -> Table:
         place = places.get(fact.source_message_id)
         source = f"message {place}, {fact.start}:{fact.end}" if place else "not in this branch"
         table.add_row(
-            Text(f"{fact.subject} {fact.attribute}".strip()),
-            Text(fact.value),
-            fact.asserted_by,
+            Text(visible(f"{fact.subject} {fact.attribute}".strip())),
+            Text(visible(fact.value)),
+            Text(visible(fact.asserted_by)),
             source,
-            Text(fact.quote),
+            Text(visible(fact.quote)),
             style=None if fact.active else "dim",
         )
     return table
@@ -166,7 +167,7 @@ def text(trace: WriteTrace) -> Text:
     strength = trace.strength
     share = strength / (float(strength.max(initial=0.0)) or 1.0)
     line = Text()
-    for token, piece in enumerate(trace.texts):
+    for token, piece in enumerate(map(visible, trace.texts)):
         if token and trace.messages[token] != trace.messages[token - 1]:
             line.append("" if line.plain.endswith("\n") else "\n")
         if not trace.written[token] or share[token] < 0.05:
