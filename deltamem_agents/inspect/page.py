@@ -144,7 +144,7 @@ def _facts(course: Course) -> str:
         rows.append(
             f"<tr{'' if fact.active else ' class=closed'}>"
             + "".join(f"<td>{cell}</td>" for cell in cells)
-            + f'<td class="plain">{source}</td><td class="plain">{fact.asserted_by}, '
+            + f'<td class="plain">{source}</td><td class="plain">{escape(fact.asserted_by)}, '
             f"{escape(fact.recorded_at[:19])}{'' if fact.active else ', replaced'}</td></tr>"
         )
     head = "".join(f"<th>{name}</th>" for name in ("fact", "value", "quote", "source", "said by"))
