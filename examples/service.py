@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import httpx
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException, Query
 from langchain.agents import create_agent
 from pydantic import BaseModel
 
@@ -70,8 +70,8 @@ async def memory(thread: Thread) -> dict:
 
 
 @app.delete("/memory")
-async def forget(words: str, thread: Thread) -> dict:
-    """Forget every turn in which these words were said."""
+async def forget(words: Annotated[str, Query(min_length=3)], thread: Thread) -> dict:
+    """Forget every turn in which these words were said; no words would be in every turn."""
     async with turns[thread["configurable"]["thread_id"]]:
         gone = await ThreadMemory(app.state.agent, thread).aforget(lambda m: words in m.text)
     return {"messages": len(gone.message_ids)}
