@@ -115,20 +115,24 @@ class _Shared:
 
     A conversation stands in each of its checkpoints again. Decoded one by one they would need
     memory that grows with its square; a message is kept once, and so is a value that a channel
-    kept from one checkpoint to the next (one version, one value).
+    kept from one checkpoint to the next (one version, one value). Only a version that is a string
+    names one value: those of LangGraph's savers end in chance, whereas savers that count in whole
+    numbers give two branches the same one.
     """
 
     def __init__(self) -> None:
         self._messages: dict[str, BaseMessage] = {}
-        self._values: dict[tuple[str, str, Any], Any] = {}
+        self._values: dict[tuple[str, str, str], Any] = {}
 
     def of(self, saved: CheckpointTuple) -> CheckpointTuple:
         """The checkpoint with values that others hold too."""
         space, held = namespace_of(saved), saved.checkpoint["channel_versions"]
         values = {}
         for name, value in saved.checkpoint["channel_values"].items():
-            key = (space, name, held.get(name))
-            values[name] = self._values.setdefault(key, self._value(value))
+            version = held.get(name)
+            values[name] = self._value(value)
+            if isinstance(version, str):
+                values[name] = self._values.setdefault((space, name, version), values[name])
         return saved._replace(checkpoint={**saved.checkpoint, "channel_values": values})
 
     def _value(self, value: Any) -> Any:
