@@ -1,4 +1,4 @@
-"""Put what the demo prints and draws, and the recall table, into README.md.
+"""Put what the demo prints and draws into README.md, and the recall table wherever it stands.
 
     python docs/refresh_readme.py                 # run the demo anew
     python docs/refresh_readme.py --recall FILE   # and take what `deltamem eval recall` wrote
@@ -22,12 +22,13 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "memory.png"
-KINDS = {
+CARD = ROOT / "deltamem_agents" / "builtin" / "MODEL_CARD.md"
+PAGE = ROOT / "docs" / "built-in-model.md"
+ASKED = {
     "memory": "with memory",
     "reset": "memory reset",
     "swapped": "another conversation's memory",
     "full": "everything visible, no memory",
-    "unknown": "never told: declined",
 }
 
 
@@ -48,22 +49,23 @@ def demo() -> str:
 
 
 def recall(result: dict[str, Any]) -> str:
-    """The table of `deltamem eval recall`."""
+    """The table of `deltamem eval recall`: the memory and the controls that a reader looks for."""
     far = result["distance"]
     lines = [
-        f"Exact answers (the whole sentence, to the letter) about facts {far['least']} to "
-        f"{far['most']} tokens outside of a window of {result['context_window']}, in held-out "
-        f"combinations and phrasings, seed {result['seed']}; 95 % intervals by Wilson:",
-        "",
-        "| told | asked | exact | answers |",
+        f"| held-out conversations, facts {far['least']} to {far['most']} tokens outside of a window "
+        f"of {result['context_window']} | asked | exact [95 %] | answers |",
         "|---|---|---|---|",
     ]
     for row in result["rows"]:
-        told = f"{row['facts']} {'revised ' if row['revised'] else ''}facts, {row['values']} values"
-        told = told.replace("1 facts", "1 fact")
-        low, high = row["interval"]
-        share = f"{row['exact']:.3f} [{low:.2f}, {high:.2f}]"
-        lines.append(f"| {told} | {KINDS[row['measured']]} | {share} | {row['answers']} |")
+        if row["subject"] in ASKED:
+            low, high = (f"{bound:.2f}" for bound in row["interval"])
+            share = f"{row['exact']:.3f} [{low}, {high}]"
+            lines.append(
+                f"| {row['group']} | {ASKED[row['subject']]} | {share} | {row['answers']} |"
+            )
+    count, seed = result["count"], result["seed"]
+    lines += ["", f"{count} conversations a row, seed {seed} (`deltamem eval recall`); whole sentence"
+              " exact, 95 % intervals by Wilson."]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -73,7 +75,7 @@ def put(text: str, name: str, content: str) -> str:
     pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
     changed, count = pattern.subn(lambda _: f"{start}\n{content}\n{end}", text)
     if count != 1:
-        raise ValueError(f"README.md has {count} places for {name!r}")
+        raise ValueError(f"one place for {name!r} is marked, found {count}")
     return changed
 
 
@@ -82,10 +84,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recall", type=Path)
     arguments = parser.parse_args()
-    text = put(README.read_text(encoding="utf-8"), "demo", demo())
+    README.write_text(put(README.read_text(encoding="utf-8"), "demo", demo()), encoding="utf-8")
     if arguments.recall is not None:
-        text = put(text, "recall", recall(json.loads(arguments.recall.read_text(encoding="utf-8"))))
-    README.write_text(text, encoding="utf-8")
+        table = recall(json.loads(arguments.recall.read_text(encoding="utf-8")))
+        for file in (README, CARD, PAGE):
+            file.write_text(put(file.read_text(encoding="utf-8"), "recall", table), "utf-8")
 
 
 if __name__ == "__main__":
