@@ -38,18 +38,24 @@ class Workers:
         with self._guard:
             if self._process != os.getpid():
                 self._reset()  # threads do not come along into a fork
-            self._open += 1
-            if self._open > len(self._threads) < self.most:
+            if self._open >= len(self._threads) < self.most:
                 self._start()
-        self._calls.put((loop, future, call))
+            self._open += 1
+            # Under the guard, or `close` could end this queue's threads before the call is in it.
+            self._calls.put((loop, future, call))
         return await future
 
     def _start(self) -> None:
         # A daemon: a process that ends without closing the saver must not wait for it.
         name = f"deltamem-saver-{len(self._threads)}"
         thread = threading.Thread(target=self._work, args=(self._calls,), name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no thread left
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     def _work(self, calls: SimpleQueue[Any]) -> None:
         while (taken := calls.get()) is not None:
@@ -69,9 +75,11 @@ class Workers:
         """Finish what was begun, and end the threads."""
         with self._guard:
             threads, self._threads = self._threads, []
+            # A call that comes from now on gets a queue of its own, whose threads nobody ends.
+            calls, self._calls = self._calls, SimpleQueue()
             alive = threads if self._process == os.getpid() else []
             for _ in alive:
-                self._calls.put(None)
+                calls.put(None)
         for thread in alive:
             if thread is not threading.current_thread():
                 thread.join()
