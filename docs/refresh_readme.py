@@ -52,8 +52,8 @@ def recall(result: dict[str, Any]) -> str:
     """The table of `deltamem eval recall`: the memory and the controls that a reader looks for."""
     far = result["distance"]
     lines = [
-        f"| held-out conversations, facts {far['least']} to {far['most']} tokens outside of a window "
-        f"of {result['context_window']} | asked | exact [95 %] | answers |",
+        f"| held-out conversations, facts {far['least']} to {far['most']} tokens outside of a "
+        f"window of {result['context_window']} | asked | exact [95 %] | answers |",
         "|---|---|---|---|",
     ]
     for row in result["rows"]:
@@ -64,8 +64,11 @@ def recall(result: dict[str, Any]) -> str:
                 f"| {row['group']} | {ASKED[row['subject']]} | {share} | {row['answers']} |"
             )
     count, seed = result["count"], result["seed"]
-    lines += ["", f"{count} conversations a row, seed {seed} (`deltamem eval recall`); whole sentence"
-              " exact, 95 % intervals by Wilson."]  # fmt: skip
+    lines += [
+        "",
+        f"{count} conversations a row, seed {seed} (`deltamem eval recall`); whole sentence exact, "
+        "95 % intervals by Wilson.",
+    ]
     return "\n".join(lines)
 
 
