@@ -144,11 +144,9 @@ class FactTables:
         """The statements that make the full-text index on a database that has it not."""
         name, facts, words = self.prefix, self.named("facts"), self.named("fact_words")
         if dialect == "postgresql":
-            # A list of rows that wait to be indexed makes the planner read the table instead: a
-            # search of 10,000 facts took 330 ms after a bulk load, 0.2 ms without such a list.
             return (
                 f"CREATE INDEX IF NOT EXISTS {name}facts_words ON {facts}"
-                " USING gin (to_tsvector('simple', words)) WITH (fastupdate = off)",
+                " USING gin (to_tsvector('simple', words))",
             )
         if dialect != "sqlite":
             return (f"CREATE FULLTEXT INDEX {name}facts_words ON {facts} (words)",)
@@ -187,6 +185,26 @@ def create_fact_tables(connection: Connection, schema: str | None = None, prefix
             return
     for statement in tables.full_text(name):
         connection.exec_driver_sql(statement)
+
+
+def index_facts_at_once(
+    connection: Connection, schema: str | None = None, prefix: str = ""
+) -> None:
+    """PostgreSQL's full-text index keeps no list of rows that wait; elsewhere there is none.
+
+    Such a list makes the planner read the table instead: a search of 10,000 facts took 330 ms
+    after a bulk load, 0.2 ms without it.
+
+    Args:
+        connection: inside the migration's transaction.
+        schema: as of the saver's `Tables`.
+        prefix: as of the saver's `Tables`.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    index = fact_tables(schema, prefix).named("facts_words")
+    connection.exec_driver_sql(f"ALTER INDEX IF EXISTS {index} SET (fastupdate = off)")
+    connection.exec_driver_sql(f"SELECT gin_clean_pending_list(to_regclass('{index}'))").close()
 
 
 def tenant_hash(tenant: str) -> str:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import Connection, func, inspect, select, text
 
-from deltamem_agents.checkpoint.fact_tables import create_fact_tables
+from deltamem_agents.checkpoint.fact_tables import create_fact_tables, index_facts_at_once
 from deltamem_agents.checkpoint.tables import Tables
 from deltamem_agents.errors import CorruptStorageError, SchemaVersionError, StorageBusyError
 
@@ -32,10 +32,15 @@ def _create_fact_tables(connection: Connection, tables: Tables) -> None:
     create_fact_tables(connection, tables.schema, tables.prefix)
 
 
+def _index_facts_at_once(connection: Connection, tables: Tables) -> None:
+    index_facts_at_once(connection, tables.schema, tables.prefix)
+
+
 Step = Callable[[Connection, Tables], None]
 STEPS: tuple[tuple[str, Step], ...] = (
     ("checkpoints, channels, blobs, writes, memory_states", _create_checkpoint_tables),
     ("facts", _create_fact_tables),
+    ("facts are indexed at once", _index_facts_at_once),
 )
 
 

@@ -11,7 +11,11 @@ from langchain_core.embeddings import Embeddings
 from sqlalchemy import Connection, inspect
 
 from deltamem_agents.checkpoint.context import Context
-from deltamem_agents.checkpoint.fact_tables import create_fact_tables, fact_tables
+from deltamem_agents.checkpoint.fact_tables import (
+    create_fact_tables,
+    fact_tables,
+    index_facts_at_once,
+)
 from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.extract import extract
 from deltamem_agents.router.facts import Draft, Fact, ForgetReport, Hit, Scope
@@ -73,6 +77,7 @@ class FactStore:
         tables = self.tables
         if not inspect(connection).has_table(tables.vectors.name, schema=tables.schema):
             create_fact_tables(connection, tables.schema, tables.prefix)
+            index_facts_at_once(connection, tables.schema, tables.prefix)
 
     def __repr__(self) -> str:
         return f"FactStore({self.engine.dialect.name}, tenant={self.tenant!r})"

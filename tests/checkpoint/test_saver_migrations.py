@@ -6,13 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, inspect, select, text
 
 from deltamem_agents.checkpoint import SQLAlchemySaver, migrations
+from deltamem_agents.checkpoint.fact_tables import fact_tables
 from deltamem_agents.errors import SchemaVersionError, StorageError
+from deltamem_agents.router import FactStore
 from tests.checkpoint.helpers import config, put, values_of
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +80,46 @@ def test_a_step_that_fails_is_run_again(url: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(migrations, "STEPS", released)
     with pytest.raises(SchemaVersionError, match="up to version"):
         SQLAlchemySaver(url).setup()
+
+
+_OPTIONS = "SELECT reloptions FROM pg_class WHERE oid = CAST(:index AS regclass)"
+_WAITING = "SELECT gin_clean_pending_list(CAST(:index AS regclass))"  # pages that waited
+
+
+@pytest.mark.parametrize("place", [{}, {"prefix": "p_"}, {"schema": "memory", "prefix": "p_"}])
+def test_a_database_of_version_2_gets_an_index_without_a_waiting_list(
+    database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, place: dict[str, Any]
+) -> None:
+    url = database("postgresql", fresh=True)
+    if "schema" in place:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE SCHEMA memory"))
+        engine.dispose()
+    tables = fact_tables(place.get("schema"), place.get("prefix", ""))
+    index = {"index": tables.named("facts_words")}
+    released = migrations.STEPS
+    monkeypatch.setattr(migrations, "STEPS", released[:2])
+    with SQLAlchemySaver(url, **place) as saver, saver.engine.begin() as connection:
+        assert connection.scalar(text(_OPTIONS), index) is None  # step 2 is as it was released
+        row: dict[str, Any] = dict.fromkeys((c.name for c in tables.facts.columns), "x")
+        numbers = {"ordinal": 0, "authority": 3, "recorded_at": 0.0, "body": b"{}"}
+        del row["number"]
+        connection.execute(tables.facts.insert().values({**row, **numbers, "words": "it waits"}))
+    monkeypatch.setattr(migrations, "STEPS", released)
+    with SQLAlchemySaver(url, **place) as saver, saver.engine.begin() as connection:
+        assert _versions(saver) == list(range(1, len(released) + 1))
+        assert connection.scalar(text(_OPTIONS), index) == ["fastupdate=off"]
+        assert connection.scalar(text(_WAITING), index) == 0
+
+
+def test_facts_without_the_saver_get_the_same_index(database: Callable[..., str]) -> None:
+    engine = create_engine(database("postgresql", fresh=True))
+    FactStore(SimpleNamespace(engine=engine, tenant="t"))
+    with engine.connect() as connection:
+        found = connection.scalar(text(_OPTIONS), {"index": "facts_words"})
+    assert found == ["fastupdate=off"]
+    engine.dispose()
 
 
 def test_tables_of_another_saver_are_left_alone(fresh_url: str) -> None:
