@@ -6,6 +6,7 @@ Every method has an async twin with an "a" before its name; both run the same op
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -76,33 +77,39 @@ class Maintenance:
         return await self._database.apurge()
 
     def vacuum(self) -> Removal:
-        """Collect what nothing refers to, and give free space back to the system."""
+        """Collect what nothing refers to, and give free space back to the system.
+
+        Returns:
+            What was collected; `purged` says whether SQLite's log is rid of it, as of `purge`.
+        """
         report = self._manage(lambda c: lambda s: upkeep.sweep(s, c))
-        self._database.outside(upkeep.vacuum)
-        return report
+        return replace(report, purged=self._database.outside(upkeep.vacuum))
 
     async def avacuum(self) -> Removal:
         """Async `vacuum`."""
         report = await self._amanage(lambda c: lambda s: upkeep.sweep(s, c))
-        await self._database.in_thread(lambda: self._database.outside(upkeep.vacuum))
-        return report
+        purged = await self._database.in_thread(lambda: self._database.outside(upkeep.vacuum))
+        return replace(report, purged=purged)
 
-    def rekey(self, encryption_key: bytes | None) -> None:
+    def rekey(self, encryption_key: bytes | None) -> bool:
         """Encrypt everything of the tenant with another key (None: decrypt it for good).
 
         Other processes must not write to the tenant meanwhile, and need the new key after.
+
+        Returns:
+            Whether SQLite's log is rid of what the old key could open, as of `purge`.
         """
         serde = self._serde_for(encryption_key)
         self._tenancy.salt = self._manage(rekey(serde))
         self.serde = serde
-        self._database.purge()
+        return self._database.purge()
 
-    async def arekey(self, encryption_key: bytes | None) -> None:
+    async def arekey(self, encryption_key: bytes | None) -> bool:
         """Async `rekey`."""
         serde = self._serde_for(encryption_key)
         self._tenancy.salt = await self._amanage(rekey(serde))
         self.serde = serde
-        await self._database.apurge()
+        return await self._database.apurge()
 
     def _serde_for(self, key: bytes | None) -> SerializerProtocol:
         inner = getattr(self.serde, "serde", self.serde)

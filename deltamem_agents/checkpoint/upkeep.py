@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,8 +142,8 @@ def sweep(session: Session, context: Context) -> Removal:
     return removal.collect(session.core, context, sorted(bytes(entry) for entry in hashes))
 
 
-def vacuum(database: Database) -> int:
-    """Give free space back to the system; bytes by which a SQLite file shrank."""
+def vacuum(database: Database) -> bool:
+    """Give free space back to the system; whether SQLite's log could be emptied too."""
     engine, tables = database.engine, database.tables
     family = database.statements(engine).family
     if family == "sqlite":
@@ -154,12 +153,10 @@ def vacuum(database: Database) -> int:
         names = ", ".join(preparer.format_table(table) for table in tables.metadata.sorted_tables)
         command = "VACUUM ANALYZE" if family == "postgresql" else "OPTIMIZE TABLE"
         connection.exec_driver_sql(f"{command} {names}").close()
-    return 0
+    return True
 
 
-def _vacuum_sqlite(database: Database) -> int:
-    path = database.url.database or ""
-    before = os.path.getsize(path) if os.path.exists(path) else 0
+def _vacuum_sqlite(database: Database) -> bool:
     raw = database.engine.raw_connection()
     try:
         cursor = raw.cursor()
@@ -167,8 +164,7 @@ def _vacuum_sqlite(database: Database) -> int:
         cursor.close()
     finally:
         raw.close()
-    engines.truncate_log(database.engine)
-    return before - os.path.getsize(path) if before else 0
+    return engines.truncate_log(database.engine)
 
 
 def take_fence(session: Session, context: Context, thread_id: str) -> int:

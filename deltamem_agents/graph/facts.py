@@ -32,13 +32,15 @@ class ThreadFacts:
                 values += [fact.value for fact in known if fact.source_message_id in gone]
         return values
 
-    def forget(self, gone: set[str]) -> Steps[tuple[str, ...]]:
-        """Delete the facts of these messages; their ids."""
+    def forget(self, gone: set[str]) -> Steps[tuple[tuple[str, ...], bool]]:
+        """Delete the facts of these messages; their ids, and whether their bytes are gone too."""
         ids: list[str] = []
+        purged = True
         for store, scope in self._scoped():
             report = yield Effect(lambda: store.forget(scope, message_ids=sorted(gone)))  # noqa: B023
             ids += report.forgotten
-        return tuple(ids)
+            purged = purged and report.purged
+        return tuple(ids), purged
 
     def _scoped(self) -> list[tuple[Any, Scope]]:
         return [(store, Scope(store.tenant, self.thread)) for store in self.stores]

@@ -54,7 +54,7 @@ def forget(
         found = _repeated(past, told)
     past.follow()
     memories = yield from _memories(past, reader, settings.start)
-    fact_ids = yield from facts.forget(past.gone)
+    fact_ids, facts_purged = yield from facts.forget(past.gone)
     count, purged = yield from rewrite_past(thread, past, memories)
     reader.model.engine.live.clear()
     order = [message.id for one in past.own() for message in messages_in(one)]
@@ -65,7 +65,7 @@ def forget(
         channels=_channels(tip, told),
         checkpoints=count,
         facts=fact_ids,
-        purged=purged,
+        purged=purged and facts_purged,
     )
 
 

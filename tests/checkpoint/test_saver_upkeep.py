@@ -120,6 +120,27 @@ def test_a_rewrite_says_whether_the_old_content_is_gone(
         assert b"canary" not in bytes_of(f"sqlite:///{path}")
 
 
+@pytest.mark.parametrize("encryption_key", [None, b"0" * 32], ids=["decrypt", "encrypt"])
+async def test_new_keys_and_a_vacuum_say_whether_the_old_bytes_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encryption_key: bytes | None
+) -> None:
+    monkeypatch.setattr(engines.truncate_log, "__defaults__", (0.2,))
+    path = tmp_path / "a.db"
+    async with SQLAlchemySaver(path) as saver:
+        put(saver, config(), {"x": "canary " * 99})
+        other = _reader(path)
+        assert saver.rekey(encryption_key) is False
+        assert await saver.arekey(encryption_key) is False
+        assert saver.vacuum().purged is False
+        assert (await saver.avacuum()).purged is False
+        other.execute("COMMIT")
+        assert saver.vacuum().purged is True
+        assert (await saver.avacuum()).purged is True
+        assert saver.rekey(encryption_key) is True
+        assert await saver.arekey(encryption_key) is True
+        other.close()
+
+
 def test_the_log_waits_for_another_checkpoint_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
