@@ -44,7 +44,7 @@ async def test_threads_that_are_there_take_over_for_one_that_cannot_be_had(
     found = await asyncio.wait_for(
         asyncio.gather(workers.run(lambda: 1), workers.run(lambda: 2)), 10
     )
-    assert found == [1, 2]
+    assert list(found) == [1, 2]
     workers.close()
 
 
