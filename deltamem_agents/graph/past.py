@@ -54,10 +54,47 @@ class Past:
         newest = {id_of(one): messages_in(one)[-1:] for one in self.own()}
         return frozenset(name for name, last in newest.items() if last and last[0].id in self.gone)
 
+    @cached_property
+    def unstored(self) -> dict[str, bool | None]:
+        """The graph's checkpoints that agents inside name as theirs and that were never stored.
+
+        With `durability="exit"` only the end of a run is. Ids sort by time, so a run ends at the
+        first stored checkpoint after them. Each is mapped to whether its run brought a forgotten
+        message; None where the past does not tell. Asked for when all are chosen.
+        """
+        own = {id_of(one): one for one in self.own()}
+        named = {self._above(one) for one in self.saved if namespace_of(one) != self.namespace}
+        return {
+            name: self._in_forgotten_run(name, own) for name in named if name and name not in own
+        }
+
+    @property
+    def undecided(self) -> bool:
+        """Whether an agent inside the graph may hold what is forgotten, and nothing tells."""
+        return None in self.unstored.values()
+
+    def _above(self, saved: CheckpointTuple) -> str | None:
+        """The id of the graph's checkpoint during which an agent inside came to one of its own."""
+        name: str | None = (saved.metadata.get("parents") or {}).get(self.namespace)
+        return name
+
+    def _in_forgotten_run(self, name: str, own: dict[str, CheckpointTuple]) -> bool | None:
+        end = next((one for key, one in own.items() if key > name), None)
+        if end is None:
+            return None
+        begin, held = parent_of(end), messages_in(end)
+        if begin is not None and not (begin in own and begin < name):  # pruned, or another run's
+            return None if any(message.id in self.gone for message in held) else False
+        before = {message.id for message in messages_in(own[begin])} if begin else set()
+        new = [message for message in held if message.id not in before] or held[-1:]
+        return any(message.id in self.gone for message in new)
+
     def derived(self, saved: CheckpointTuple) -> bool:
         """Whether an agent inside the graph came to a checkpoint while a forgotten turn ran."""
-        above = saved.metadata.get("parents") or {}
-        return namespace_of(saved) != self.namespace and above.get(self.namespace) in self.during
+        if namespace_of(saved) == self.namespace:
+            return False
+        above = self._above(saved)
+        return above in self.during or bool(above and self.unstored.get(above))
 
     def in_turn(self, saved: CheckpointTuple) -> bool:
         """Whether a checkpoint, of the graph or inside it, is of a forgotten turn."""

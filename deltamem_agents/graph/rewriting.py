@@ -37,7 +37,7 @@ def rewrite_past(
             lambda: rewrite_checkpoints(saver, changes),
             lambda: arewrite_checkpoints(saver, changes),
         )
-        return len(changes), removal.purged
+        return len(changes), removal.purged and not past.undecided
     for change in changes:
         versions = change.checkpoint["channel_versions"]
         arguments: Any = (change.config, change.checkpoint, change.metadata, versions)

@@ -34,8 +34,8 @@ def agent(model: Any, saver: Any, tools: Any = (), **options: Any) -> Any:
     )
 
 
-def say(graph: Any, text: str, where: Any = WHERE) -> list[Any]:
-    return graph.invoke({"messages": [("user", text)]}, where)["messages"]
+def say(graph: Any, text: str, where: Any = WHERE, **options: Any) -> list[Any]:
+    return graph.invoke({"messages": [("user", text)]}, where, **options)["messages"]
 
 
 def close(one: MemoryState | None, other: MemoryState | None) -> None:
@@ -50,9 +50,10 @@ def replayed(model: Any, messages: Any) -> MemoryState:
     return model.engine.read(None, [to_dict(message) for message in messages])
 
 
-def told(graph: Any, turns: int = 8, secret: int = 2) -> str:
+def told(graph: Any, turns: int = 8, secret: int = 2, **options: Any) -> str:
     for turn in range(turns):
-        say(graph, f"my badge is {SECRET}" if turn == secret else f"fact {turn}: {turn * 7}")
+        text = f"my badge is {SECRET}" if turn == secret else f"fact {turn}: {turn * 7}"
+        say(graph, text, **options)
     found = [m for m in graph.get_state(WHERE).values["messages"] if SECRET in m.text]
     return found[0].id
 
@@ -224,9 +225,10 @@ def test_an_agent_inside_the_graph_forgets_too(tiny: Any, tmp_path: Path) -> Non
         close(saver.memory_at(nested, "delta_memory"), replayed(model, said[:-1]))
 
 
+@pytest.mark.parametrize("durability", ["async", "exit"])
 @pytest.mark.parametrize("keeps", [True, None], ids=["persistent", "once a call"])
 def test_what_a_worker_was_told_in_a_forgotten_turn_goes_too(
-    tiny: Any, tmp_path: Path, keeps: bool | None
+    tiny: Any, tmp_path: Path, keeps: bool | None, durability: str
 ) -> None:
     from langgraph.graph import START, MessagesState, StateGraph
 
@@ -246,9 +248,9 @@ def test_what_a_worker_was_told_in_a_forgotten_turn_goes_too(
     builder.add_edge(START, "supervise").add_edge("supervise", "chat")
     with SQLAlchemySaver(f"sqlite:///{tmp_path / 'agent.db'}") as saver:
         graph = builder.compile(checkpointer=saver)
-        badge = told(graph, turns=3, secret=1)
+        badge = told(graph, turns=3, secret=1, durability=durability)
         assert any(SECRET.encode() in part.read_bytes() for part in tmp_path.iterdir())
-        ThreadMemory(graph, WHERE).forget(badge)
+        assert ThreadMemory(graph, WHERE).forget(badge).purged
         for part in tmp_path.iterdir():
             assert SECRET.encode() not in part.read_bytes(), part.name
         now = graph.get_state(WHERE).values

@@ -1,4 +1,4 @@
-"""What forgetting sees of a thread: branches stay apart."""
+"""What forgetting sees of a thread: branches stay apart, and workers have a turn."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.graph import START, MessagesState, StateGraph
 
-from deltamem_agents.graph.past import load_past
+from deltamem_agents.checkpoint import SQLAlchemySaver
+from deltamem_agents.graph.nodes import memory_node
+from deltamem_agents.graph.operators import ThreadMemory
+from deltamem_agents.graph.past import Past, id_of, load_past, namespace_of
 from deltamem_agents.graph.saved import messages_in
 from deltamem_agents.graph.steps import run
 from deltamem_agents.graph.thread import Thread
@@ -18,7 +23,7 @@ from deltamem_agents.graph.thread import Thread
 WHERE: Any = {"configurable": {"thread_id": "t"}}
 
 
-class WholeSaver(BaseCheckpointSaver):
+class WholeSaver(BaseCheckpointSaver[Any]):
     """Keeps whole checkpoints with the base class's versions, which are whole numbers."""
 
     def __init__(self) -> None:
@@ -50,7 +55,7 @@ def test_branches_with_the_same_version_numbers_stay_apart() -> None:
 
     saver = WholeSaver()
     builder = StateGraph(MessagesState).add_node("answer", answer).add_edge(START, "answer")
-    graph = builder.compile(checkpointer=saver)
+    graph: Any = builder.compile(checkpointer=saver)
     graph.invoke({"messages": [("user", "a")]}, WHERE)
     fork = graph.get_state(WHERE).config
     graph.invoke({"messages": [("user", "b")]}, WHERE)
@@ -63,3 +68,56 @@ def test_branches_with_the_same_version_numbers_stay_apart() -> None:
     assert ["a", "re a", "b", "re b"] in seen
     assert ["a", "re a", "c", "re c"] in seen
     assert seen == texts(reversed(list(saver.list(None))))
+
+
+def supervised(model: Any, saver: Any) -> Any:
+    """A graph whose node tells a worker of its own what the user said."""
+    worker: Any = create_agent(model, tools=[], checkpointer=True)
+
+    def supervise(state: MessagesState) -> dict[str, Any]:
+        worker.invoke({"messages": [("user", f"task: {state['messages'][-1].text}")]})
+        return {"messages": [AIMessage("done")]}
+
+    builder = StateGraph(MessagesState).add_node("supervise", supervise)
+    builder.add_node("chat", memory_node(model))
+    builder.add_edge(START, "supervise").add_edge("supervise", "chat")
+    return builder.compile(checkpointer=saver)
+
+
+def _past(graph: Any, chosen: str) -> Past:
+    past = Past(run(load_past(Thread.of(graph, WHERE))), "")
+    past.choose(lambda message: message.text == chosen)
+    return past
+
+
+def test_a_run_whose_beginning_was_never_stored_is_known_by_its_end(
+    counting: Any, file_saver: SQLAlchemySaver
+) -> None:
+    graph = supervised(counting(), file_saver)
+    for text in ("a", "b", "c"):
+        graph.invoke({"messages": [("user", text)]}, WHERE, durability="exit")
+    for number, text in enumerate("abc"):
+        past = _past(graph, text)
+        told = [past.derived(one) for one in past.saved if namespace_of(one)]
+        assert told == [place == number for place in range(3)]
+        assert not past.undecided
+
+
+def test_a_run_that_nothing_tells_of_is_undecided_and_not_called_purged(
+    tiny: Any, file_saver: SQLAlchemySaver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = supervised(tiny(), file_saver)
+    for text in ("a", "b", "c"):
+        graph.invoke({"messages": [("user", text)]}, WHERE, durability="exit")
+    past = _past(graph, "b")
+    first, second, third = past.own()
+    past.saved.remove(second)
+    assert past.undecided, "the end of the second run is missing"
+    past = _past(graph, "b")
+    past.saved = [one for one in past.saved if id_of(one) != id_of(third)]
+    assert past.undecided, "the third has no end"
+    past = _past(graph, "c")
+    past.saved = [one for one in past.saved if id_of(one) != id_of(first)]
+    assert not past.undecided, "what was pruned held nothing forgotten"
+    monkeypatch.setattr(Past, "undecided", True)
+    assert not ThreadMemory(graph, WHERE).forget(lambda message: message.text == "b").purged
