@@ -57,20 +57,31 @@ def inspect(
         course = reading.course(saver, thread, namespace=namespace)
     trace = _traced(course, model, adapter, window) if writes else None
     pair = _pair(course, compare)
-    if html is not None:
-        from deltamem_agents.inspect.page import write_page
-
-        out.print(f"Page: {write_page(html, course, trace, compare=pair)}")
-    if picture is not None:
-        from deltamem_agents.inspect.plots import plot_memory
-
-        plot_memory(course.last.memory, picture)
-        out.print(f"Picture: {picture}")
+    _files(course, trace, pair, html, picture)
     if pair is not None:
         before, after = (course.points[index].memory for index in pair)
         out.print(terminal.compare_report(before, after))
     elif html is None and picture is None:
         out.print(terminal.thread_report(course, trace))
+
+
+def _files(
+    course: Course,
+    trace: WriteTrace | None,
+    pair: tuple[int, int] | None,
+    html: Path | None,
+    picture: Path | None,
+) -> None:
+    """The page and the picture that were asked for."""
+    if html is not None:
+        from deltamem_agents.inspect.page import write_page
+
+        console().print(f"Page: {write_page(html, course, trace, compare=pair)}")
+    if picture is not None:
+        from deltamem_agents.inspect.plots import plot_memory
+
+        plot_memory(course.last.memory, picture)
+        console().print(f"Picture: {picture}")
 
 
 def _traced(
