@@ -84,7 +84,8 @@ class MemoryState:
             the window from here. Read-only.
         ledger: which messages were read.
         tokens_written: tokens written since the memory was empty.
-        fingerprint: sha256 (hex) of what made it: adapter, backbone, template and write policy.
+        fingerprint: sha256 (hex) of what made it: adapter, backbone, tokenizer, template and write
+            policy.
 
     Raises:
         StateError: an array of another dtype or shape than above, or with NaN or infinity in it;
