@@ -130,7 +130,9 @@ def find_sites(model: nn.Module, layers: tuple[int, ...] | None = None) -> list[
     wanted = tuple(attentions) if layers is None else layers
     if missing := [i for i in wanted if i not in attentions]:
         raise ConfigError(
-            f"layers are indices of layers with attention, of {sorted(attentions)}", got=missing
+            f"layers are indices of layers with attention, of {sorted(attentions)}",
+            got=missing,
+            remedy="Choose from these, or leave layers out for all of them.",
         )
     return [_site(model, decoder, attentions[i], i, names[id(attentions[i])]) for i in wanted]
 
@@ -168,7 +170,11 @@ def _registered(attention: nn.Module, config: Any, who: str) -> dict[str, Port]:
     ports = {}
     for name, (module, rows) in layout(attention, heads_of(attention, config)).items():
         if max(rows) >= out_features(attention.get_submodule(module)):
-            raise UnsupportedModelError(f"{module} is laid out as in its family", got=who)
+            raise UnsupportedModelError(
+                f"{module} is laid out as in its family",
+                got=who,
+                remedy="Use the backbone with the projections that its family was released with.",
+            )
         ports[name] = Port(module, len(rows), rows)
     return {**ports, **{n: p for n, p in _keys_and_values(attention).items() if n not in ports}}
 
@@ -187,6 +193,7 @@ def _named(attention: nn.Module, config: Any, who: str) -> dict[str, Port]:
         raise UnsupportedModelError(
             "the query projection holds queries alone, or has a layout",
             got=f"{who}, with {width} features for {heads.query} heads of {heads.size}",
+            remedy=f"Layouts are known of {', '.join(LAYOUTS)}; use another backbone.",
         )
     return {"q": Port(query, width), **_keys_and_values(attention)}
 
@@ -217,4 +224,8 @@ def out_features(linear: nn.Module) -> int:
     weight = getattr(linear, "weight", None)
     if isinstance(weight, torch.Tensor):
         return int(weight.shape[0])
-    raise UnsupportedModelError("a projection tells its width", got=type(linear).__name__)
+    raise UnsupportedModelError(
+        "a projection tells its width",
+        got=type(linear).__name__,
+        remedy="Use projections of torch.nn.Linear, or with out_features.",
+    )

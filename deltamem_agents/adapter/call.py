@@ -138,8 +138,8 @@ def build_context(
     """Check a `MemoryCall` against the tokens it came with.
 
     Raises:
-        StateError: a mask or segment ids of another shape than [batch, length].
-        BoundaryError: writes go by segment and the segments are not known.
+        StateError: a mask of another shape than [batch, length].
+        BoundaryError: writes go by segment and these are not known, or of another shape.
     """
     if call.token_mask is not None:
         token_mask = _fitting("token_mask", call.token_mask, batch, length, device).bool()
@@ -171,19 +171,28 @@ def _segments(given: Any, batch: int, length: int, device: torch.device) -> Tens
     if given is None:
         raise BoundaryError(
             "an adapter that writes by message or sentence is told the segment of each token",
+            got="no segment_ids",
             remedy="Pass delta_mem=MemoryCall(segment_ids=...), or MemoryCall(write=False) to "
             "read only.",
         )
     if isinstance(given, int):
         return torch.full((batch, length), given, dtype=torch.long, device=device)
-    return _fitting("segment_ids", given, batch, length, device).long()
+    if tuple(given.shape) != (batch, length):
+        raise BoundaryError(
+            f"segment_ids has the shape [{batch}, {length}] of the call's tokens",
+            got=tuple(given.shape),
+            remedy="Give each token of the call its segment, and padding -1.",
+        )
+    return given.to(device).long()  # type: ignore[no-any-return]
 
 
 def _fitting(name: str, value: Tensor, batch: int, length: int, device: torch.device) -> Tensor:
     if tuple(value.shape) != (batch, length):
-        error = BoundaryError if name == "segment_ids" else StateError
-        raise error(f"{name} has the shape [{batch}, {length}] of the call's tokens",
-                    got=tuple(value.shape))  # fmt: skip
+        raise StateError(
+            f"{name} has the shape [{batch}, {length}] of the call's tokens",
+            got=tuple(value.shape),
+            remedy="Give each token of the call True or False, padding too.",
+        )
     return value.to(device)
 
 
@@ -213,7 +222,11 @@ def token_mask_from(mask: Any, length: int, past: int) -> Tensor | None:
         start = columns - length if columns <= past + length else past
         return mask[:, start : start + length] != 0
     if mask.dim() != 4:
-        raise UnsupportedModelError("an attention mask has 2 or 4 dimensions", got=mask.dim())
+        raise UnsupportedModelError(
+            "an attention mask has 2 or 4 dimensions",
+            got=mask.dim(),
+            remedy="Pass a mask [batch, tokens], or MemoryCall(token_mask=...).",
+        )
     rows = torch.arange(length, device=mask.device)
     columns = mask.shape[-1]
     first = columns - length if columns <= past + length else past

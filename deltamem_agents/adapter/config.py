@@ -121,9 +121,17 @@ class DeltaMemConfig(PeftConfig):  # type: ignore[misc]
             ConfigError: a field is missing, unknown or breaks its rule.
         """
         if unknown := sorted(set(values) - set(FIELDS)):
-            raise ConfigError("every key is a field of DeltaMemConfig", got=unknown)
+            raise ConfigError(
+                "every key is a field of DeltaMemConfig",
+                got=unknown,
+                remedy="Remove these; a later version of deltamem-agents may know them.",
+            )
         if missing := sorted(set(FIELDS) - set(values)):
-            raise ConfigError("every field of DeltaMemConfig is given", got=f"without {missing}")
+            raise ConfigError(
+                "every field of DeltaMemConfig is given",
+                got=f"without {missing}",
+                remedy="Add them; DeltaMemConfig().canonical() has every field.",
+            )
         return cls(**values)
 
     @property
@@ -146,7 +154,9 @@ def _ordered(corrections: Any) -> tuple[str, ...]:
     given = list(corrections)
     if not given or len(set(given)) != len(given) or not set(given) <= set(CORRECTIONS):
         raise ConfigError(
-            f"corrections is a non-empty choice of {CORRECTIONS}, each once", got=corrections
+            f"corrections is a non-empty choice of {CORRECTIONS}, each once",
+            got=corrections,
+            remedy=f"Leave it out for the default, {DeltaMemConfig.corrections}.",
         )
     return tuple(name for name in CORRECTIONS if name in given)
 
@@ -172,25 +182,53 @@ def _check(config: DeltaMemConfig) -> None:
             got=config.target_modules,
             remedy="Choose layers by DeltaMemConfig(layers=[...]).",
         )
-    for name in ("rank", "heads", "init_width"):
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name} is a whole number of at least 1", got=value)
-    for name in ("alpha", "init_scale", "o_rmsnorm_eps", "scale_init", "scale_max", "beta_bias"):
-        value = getattr(config, name)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ConfigError(f"{name} is a number", got=value)
-        if not math.isfinite(value) or (value <= 0 and name not in ("beta_bias", "init_scale")):
-            raise ConfigError(f"{name} is finite and above 0", got=value)
-        object.__setattr__(config, name, float(value))
-    if config.scale_init >= config.scale_max:
-        raise ConfigError("scale_init is below scale_max", got=config.scale_init)
+    _check_numbers(config)
     choices = {"update": UPDATES, "write": WRITES, "init": INITS, "scale_per": SCALES_PER}
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
-            raise ConfigError(f"{name} is one of {allowed}", got=getattr(config, name))
+            raise ConfigError(
+                f"{name} is one of {allowed}",
+                got=getattr(config, name),
+                remedy=f"Leave it out for the default, {getattr(DeltaMemConfig, name)!r}.",
+            )
     for option in dataclasses.fields(config):
         if option.name in FIELDS and isinstance(option.default, bool):
             value = getattr(config, option.name)
             if not isinstance(value, bool):
-                raise ConfigError(f"{option.name} is True or False", got=value)
+                raise ConfigError(
+                    f"{option.name} is True or False",
+                    got=value,
+                    remedy=f"Leave it out for the default, {option.default}.",
+                )
+
+
+def _check_numbers(config: DeltaMemConfig) -> None:
+    for name in ("rank", "heads", "init_width"):
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(
+                f"{name} is a whole number of at least 1",
+                got=value,
+                remedy=f"Leave it out for the default, {getattr(DeltaMemConfig, name)}.",
+            )
+    for name in ("alpha", "init_scale", "o_rmsnorm_eps", "scale_init", "scale_max", "beta_bias"):
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ConfigError(
+                f"{name} is a number",
+                got=value,
+                remedy=f"Leave it out for the default, {getattr(DeltaMemConfig, name)}.",
+            )
+        if not math.isfinite(value) or (value <= 0 and name not in ("beta_bias", "init_scale")):
+            raise ConfigError(
+                f"{name} is finite and above 0",
+                got=value,
+                remedy=f"Leave it out for the default, {getattr(DeltaMemConfig, name)}.",
+            )
+        object.__setattr__(config, name, float(value))
+    if config.scale_init >= config.scale_max:
+        raise ConfigError(
+            "scale_init is below scale_max",
+            got=(config.scale_init, config.scale_max),
+            remedy="Lower scale_init, or raise scale_max.",
+        )

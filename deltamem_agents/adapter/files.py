@@ -29,6 +29,8 @@ from deltamem_agents.errors import (
     UnsupportedModelError,
 )
 
+_WHERE = "Give a folder with an adapter in it, or the name of a repository on the hub."
+
 
 def save_adapter(
     model: nn.Module,
@@ -59,7 +61,11 @@ def save_adapter(
     elif format == "deltamem":
         write_ours(folder, config, tensors, _backbone(model) | {"widths": _widths(model, config)})
     else:
-        raise ConfigError('format is "deltamem" or "official"', got=format)
+        raise ConfigError(
+            'format is "deltamem" or "official"',
+            got=format,
+            remedy='Leave it out for "deltamem", which holds everything.',
+        )
     return folder
 
 
@@ -163,10 +169,9 @@ def resolve(source: str | Path, revision: str | None = None) -> Path:
     folder = Path(source)
     if folder.is_dir():
         return folder
-    remedy = "Give a folder with an adapter in it, or the name of a repository on the hub."
     text = str(source)
     if folder.exists() or folder.is_absolute() or text.count("/") != 1 or text.startswith("."):
-        raise ModelNotFoundError("the adapter's folder exists", got=text, remedy=remedy)
+        raise ModelNotFoundError("the adapter's folder exists", got=text, remedy=_WHERE)
     from huggingface_hub import snapshot_download
 
     names = [CONFIG, WEIGHTS, official.CONFIG, official.WEIGHTS]
@@ -174,7 +179,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Path:
         return Path(snapshot_download(text, revision=revision, allow_patterns=names))
     except Exception as error:  # the client raises many kinds; all mean that it cannot be had
         raise ModelNotFoundError(
-            "the adapter can be fetched from the hub", got=f"{text}: {error}", remedy=remedy
+            "the adapter can be fetched from the hub", got=f"{text}: {error}", remedy=_WHERE
         ) from error
 
 

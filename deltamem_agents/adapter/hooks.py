@@ -15,7 +15,7 @@ from deltamem_agents.adapter.layer import DeltaMemLayer, drop_hooks
 from deltamem_agents.adapter.memory import DeltaMemory
 from deltamem_agents.adapter.rows import fan_out, unfinished
 from deltamem_agents.adapter.store import MemoryStore, Plan
-from deltamem_agents.errors import UnsupportedModelError
+from deltamem_agents.errors import ConfigError, UnsupportedModelError
 
 
 class ModelEntry:
@@ -24,7 +24,11 @@ class ModelEntry:
     def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         call = kwargs.pop("delta_mem", None)
         if call is not None and not isinstance(call, MemoryCall):
-            raise TypeError(f"delta_mem is a MemoryCall, not {type(call).__name__}")
+            raise ConfigError(
+                "delta_mem is a MemoryCall",
+                got=type(call).__name__,
+                remedy="Pass delta_mem=MemoryCall(...).",
+            )
         FLIGHT.given = call
         FLIGHT.generation = getattr(module, "generation_config", None)
         return args, kwargs
@@ -177,7 +181,9 @@ def _cache(decoder: nn.Module, kwargs: dict[str, Any]) -> Cache | None:
     if cache is not None:
         if not isinstance(cache, Cache):
             raise UnsupportedModelError(
-                "past_key_values is a transformers Cache", got=type(cache).__name__
+                "past_key_values is a transformers Cache",
+                got=type(cache).__name__,
+                remedy="Pass transformers' DynamicCache(), or a MemoryCache(model).",
             )
         return cache
     config: Any = decoder.config

@@ -91,6 +91,7 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
             raise StateError(
                 f"attention sees the call's [{context.batch}, {context.length}] tokens",
                 got=tuple(hidden.shape),
+                remedy="Call the model with the whole batch, not one of its layers.",
             )
         corrections = context.decode(hidden, self.index)
         return memory.forward(hidden, context, self.index) if corrections is None else corrections

@@ -59,7 +59,11 @@ def checked(site: Site, config: DeltaMemConfig) -> Site:
 def check_name(sites: list[Site], name: str) -> None:
     """Refuse a name that is taken or that torch cannot take."""
     if not name or "." in name:
-        raise ConfigError("an adapter's name is not empty and has no dot", got=name)
+        raise ConfigError(
+            "an adapter's name is not empty and has no dot",
+            got=name,
+            remedy='Choose another, for example "default".',
+        )
     if any(name in site.module._modules.get(CHILD, ()) for site in sites):  # type: ignore[operator]
         raise ConfigError("an adapter's name is new", got=name, remedy="Call detach(model) first.")
 

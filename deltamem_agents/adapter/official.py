@@ -65,9 +65,17 @@ def config_from_official(values: Mapping[str, Any]) -> DeltaMemConfig:
     """
     known = {*NAMES.values(), *ARCHIVED, *WITHOUT_EFFECT}
     if unknown := sorted(set(values) - known):
-        raise FileFormatError(f"{CONFIG} has the released keys only", got=unknown)
+        raise FileFormatError(
+            f"{CONFIG} has the released keys only",
+            got=unknown,
+            remedy="Remove them, or fetch the adapter again.",
+        )
     if missing := sorted(known - set(values)):
-        raise FileFormatError(f"{CONFIG} has all {len(known)} released keys", got=missing)
+        raise FileFormatError(
+            f"{CONFIG} has all {len(known)} released keys",
+            got=missing,
+            remedy="Add them as in the released adapters, or fetch this one again.",
+        )
     for key, only in ARCHIVED.items():
         if values[key] != only:
             raise FileFormatError(
@@ -99,18 +107,30 @@ def read_official(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor]]:
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileFormatError(f"{CONFIG} is readable JSON", got=str(error)) from error
+        raise FileFormatError(
+            f"{CONFIG} is readable JSON", got=str(error), remedy="Fetch the adapter again."
+        ) from error
     if not isinstance(values, dict):
-        raise FileFormatError(f"{CONFIG} holds an object", got=type(values).__name__)
+        raise FileFormatError(
+            f"{CONFIG} holds an object",
+            got=type(values).__name__,
+            remedy="Fetch the adapter again.",
+        )
     config = config_from_official(values)
     try:
         tensors = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise FileFormatError(f"{WEIGHTS} is a file of tensors", got=str(error)) from error
+        raise FileFormatError(
+            f"{WEIGHTS} is a file of tensors", got=str(error), remedy="Fetch the adapter again."
+        ) from error
     if not isinstance(tensors, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
-        raise FileFormatError(f"{WEIGHTS} holds a dictionary of tensors", got=type(tensors))
+        raise FileFormatError(
+            f"{WEIGHTS} holds a dictionary of tensors",
+            got=type(tensors),
+            remedy="Fetch the adapter again.",
+        )
     return config, tensors
 
 
@@ -137,6 +157,7 @@ def write_official(
         raise UnsupportedModelError(
             "the released format has q, k, v and o projections in every layer",
             got=f"{lacking[0]} with {list(widths.get(lacking[0], ()))}",
+            remedy="Leave format out: ours takes any layers.",
         )
     folder.mkdir(parents=True, exist_ok=True)
     complete = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in tensors.items()}

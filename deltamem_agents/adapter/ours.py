@@ -30,7 +30,11 @@ def check_finite(tensors: dict[str, Tensor]) -> None:
     """
     for key, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise FileFormatError(f"{key} holds finite floating point numbers", got=tensor.dtype)
+            raise FileFormatError(
+                f"{key} holds finite floating point numbers",
+                got=tensor.dtype,
+                remedy="Take the adapter of an earlier checkpoint, or fetch it again.",
+            )
 
 
 def write_ours(
@@ -63,7 +67,11 @@ def read_ours(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor], dict[str
         kept = about["format"], about["format_version"]
         values, mark, backbone = about["adapter"], about["fingerprint"], about["backbone"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{CONFIG} describes an adapter", got=repr(error)) from error
+        raise FileFormatError(
+            f"{CONFIG} describes an adapter",
+            got=repr(error),
+            remedy="Fetch or save the adapter again.",
+        ) from error
     if kept != (FORMAT, VERSION):
         raise FileFormatError(
             f"{CONFIG} has format {FORMAT!r} and format_version {VERSION}",
@@ -74,7 +82,11 @@ def read_ours(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor], dict[str
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError) as error:
-        raise FileFormatError(f"{WEIGHTS} is a safetensors file", got=str(error)) from error
+        raise FileFormatError(
+            f"{WEIGHTS} is a safetensors file",
+            got=str(error),
+            remedy="Fetch or save the adapter again.",
+        ) from error
     if fingerprint(config, tensors) != mark:
         raise FileFormatError(
             f"{WEIGHTS} and {CONFIG} were written together and not changed since",

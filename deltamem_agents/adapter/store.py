@@ -240,9 +240,13 @@ def check_memory(memory: Tensor, plan: Plan) -> None:
             remedy="Was it written by another adapter?",
         )
     if memory.dtype != torch.float32:
-        raise StateError("a memory is float32", got=memory.dtype)
+        raise StateError("a memory is float32", got=memory.dtype, remedy="Call .float() on it.")
     if not bool(torch.isfinite(memory.detach()).all()):
-        raise StateError("a memory is finite", remedy="It holds NaN or infinity.")
+        raise StateError(
+            "a memory is finite",
+            got="NaN or infinity in it",
+            remedy="Go on from an earlier memory, or from an empty one.",
+        )
 
 
 def stack_memories(memories: Sequence[object], plan: Plan) -> Tensor:
@@ -256,7 +260,9 @@ def stack_memories(memories: Sequence[object], plan: Plan) -> Tensor:
 
 def _each(memories: Sequence[object], plan: Plan) -> Iterator[Tensor]:
     if not memories:
-        raise StateError("a batch has at least one memory", got=0)
+        raise StateError(
+            "a batch has at least one memory", got=0, remedy="Pass one memory for each session."
+        )
     for memory in memories:
         value = getattr(memory, "state", memory)
         tensor = value if isinstance(value, Tensor) else torch.tensor(value)

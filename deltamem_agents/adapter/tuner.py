@@ -23,7 +23,7 @@ from deltamem_agents.adapter.layer import DeltaMemLayer, add_memory, take_memory
 from deltamem_agents.adapter.memory import DeltaMemory
 from deltamem_agents.adapter.model import check_name, checked, detach, layers_of
 from deltamem_agents.adapter.registration import METHOD, peft_type
-from deltamem_agents.errors import UnsupportedModelError
+from deltamem_agents.errors import ConfigError, UnsupportedModelError
 
 
 class DeltaMemModel(BaseTuner):  # type: ignore[misc]
@@ -68,7 +68,11 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete one adapter; the layers stay until `unload`."""
         if adapter_name not in self.peft_config:
-            raise ValueError(f"Adapter {adapter_name} does not exist")
+            raise ConfigError(
+                "an adapter that is deleted is there",
+                got=adapter_name,
+                remedy=f"Choose one of {list(self.peft_config)}.",
+            )
         del self.peft_config[adapter_name]
         # PEFT skips modules whose path has the method's prefix, as ours do; so give it another.
         remaining = delete_everywhere(

@@ -116,7 +116,9 @@ class ChatSession:
             session.messages = messages_from_dict(stored)
         except (ValueError, TypeError, KeyError) as error:
             raise FileFormatError(
-                "messages.json holds a list of messages", got=str(folder), remedy=str(error)
+                "messages.json holds a list of messages",
+                got=f"{folder}: {error}",
+                remedy="Restore it from another copy, or begin a new conversation.",
             ) from error
         return session
 

@@ -77,7 +77,9 @@ class ChatParameters(BaseChatModel):
             known = set(cls.model_fields) | {"torch_dtype"} | _HOSTED
             if unknown := sorted(set(values) - known):
                 raise ConfigError(
-                    "ChatDeltaMem's parameters are those in its documentation", got=unknown
+                    "ChatDeltaMem's parameters are those in its documentation",
+                    got=unknown,
+                    remedy="Leave it out; help(ChatDeltaMem) lists them all.",
                 )
             if "torch_dtype" in values:
                 values = {"dtype": values["torch_dtype"], **values}

@@ -24,7 +24,11 @@ def structured(
 ) -> Any:
     """Bind a schema to a chat model and parse what it answers; see `with_structured_output`."""
     if method not in _METHODS:
-        raise ChatRequestError(f"method is one of {', '.join(_METHODS)}", got=method)
+        raise ChatRequestError(
+            f"method is one of {', '.join(_METHODS)}",
+            got=method,
+            remedy="Leave it out for json_schema.",
+        )
     kwargs.pop("strict", None)
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
     kwargs["ls_structured_output_format"] = {
@@ -74,6 +78,6 @@ def _json_schema(schema: Any) -> dict[str, Any]:
     except Exception as error:
         raise ChatRequestError(
             "a schema is a pydantic class, a TypedDict or a JSON schema with a title",
-            got=schema,
-            remedy=str(error).splitlines()[0],
+            got=f"{schema!r} ({str(error).splitlines()[0]})",
+            remedy="Pass one of these.",
         ) from error

@@ -23,8 +23,8 @@ def tool_schemas(tools: Sequence[Any]) -> list[dict[str, Any]]:
         except Exception as error:
             raise ChatRequestError(
                 "a tool is a function, a class with a schema, a BaseTool or a JSON schema",
-                got=tool,
-                remedy=str(error).splitlines()[0],
+                got=f"{tool!r} ({str(error).splitlines()[0]})",
+                remedy="Decorate a function with @tool, or pass another of these.",
             ) from error
         if schema.get("type") != "function":
             raise ChatRequestError(

@@ -54,7 +54,8 @@ class Database:
         pool_size: int,
     ) -> None:
         if synchronous.upper() not in _SYNCHRONOUS:
-            raise ConfigError(f"synchronous is one of {_SYNCHRONOUS}", got=synchronous)
+            raise ConfigError(f"synchronous is one of {_SYNCHRONOUS}", got=synchronous,
+                              remedy="Leave it out for FULL.")  # fmt: skip
         self._options: dict[str, Any] = {
             "synchronous": synchronous.upper(),
             "busy_timeout": busy_timeout,
@@ -271,7 +272,7 @@ class Database:
 
     def _check_open(self) -> None:
         if self.closed:
-            raise StorageError("the saver is open", remedy="Make another one.")
+            raise StorageError("the saver is open", got="a closed one", remedy="Make another one.")
 
     def release(self) -> None:
         """Close our own connections that are idle; others are made when they are needed."""

@@ -74,7 +74,9 @@ def parse(source: str | URL | Path) -> URL:
         ) from error
     if url.get_backend_name() not in _SYNC:
         raise ConfigError(
-            "the database is SQLite, PostgreSQL, MariaDB or MySQL", got=url.get_backend_name()
+            "the database is SQLite, PostgreSQL, MariaDB or MySQL",
+            got=url.get_backend_name(),
+            remedy='Use one of these; "sqlite:///agent.db" needs no server.',
         )
     return url
 
@@ -133,7 +135,9 @@ def reader(source: str | URL | Path | Engine) -> Engine:
         return opened
     path = Path(url.database or "")
     if not path.is_file():
-        raise ConfigError("the database to import is a file", got=str(path))
+        raise ConfigError(
+            "the database to import is a file", got=str(path), remedy="Check the path."
+        )
     # Not immutable, so that what is still in the write-ahead log is read too.
     return create_engine(f"sqlite:///file:{quote(str(path.absolute()))}?mode=ro&uri=true")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 
 from sqlalchemy import Dialect
 from sqlalchemy.exc import DBAPIError
@@ -26,35 +27,7 @@ _FULL_STATES = {"53100", "54023"}
 _FULL_CODES = {1021, 1114, 3675}
 _LOST_CODES = {1040, 1045, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
 
-
-_SQLITE: tuple[tuple[str, type[StorageError], str, str], ...] = (
-    (
-        "SQLITE_CORRUPT",
-        CorruptStorageError,
-        "the file is a sound SQLite database",
-        "Restore it from a backup; nothing was written to it.",
-    ),
-    (
-        "SQLITE_NOTADB",
-        CorruptStorageError,
-        "the file is a sound SQLite database",
-        "Check the path, or restore it from a backup; nothing was written to it.",
-    ),
-    (
-        "SQLITE_BUSY",
-        StorageBusyError,
-        "another writer leaves the database in time",
-        "Raise `busy_timeout`, or look for a transaction that stays open.",
-    ),
-    ("SQLITE_LOCKED", StorageBusyError, "another writer leaves the table in time", "Try again."),
-    ("SQLITE_READONLY", ReadOnlyStorageError, "the database can be written", "Check the file."),
-    (
-        "SQLITE_CANTOPEN",
-        ConnectionLostError,
-        "the database file can be opened",
-        "Check that its folder exists and can be written.",
-    ),
-)
+DAMAGED = "The database is damaged; restore it from a backup."
 
 
 def original(error: BaseException) -> BaseException:
@@ -141,13 +114,25 @@ def _from_server(error: BaseException, message: str) -> DeltaMemError:
     if state in _FULL_STATES or code in _FULL_CODES:
         return _full(message)
     if state == "25006" or code in (1290, 1792):
-        return ReadOnlyStorageError("the database can be written", got=message)
+        return _read_only(message)
     if state in _RETRY_STATES or code in _RETRY_CODES:
-        return StorageBusyError("other writers leave the rows in time", got=message)
-    return StorageError("the database carries the operation out", got=message)
+        return StorageBusyError(
+            "other writers leave the rows in time",
+            got=message,
+            remedy="Call again, or look for a transaction that stays open.",
+        )
+    return _refused(message)
 
 
-def _full(message: str) -> StorageFullError:
+def _from_sqlite(error: sqlite3.Error, message: str) -> DeltaMemError:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    for start, made in _SQLITE.items():
+        if name.startswith(start):
+            return made(message)
+    return _refused(message)
+
+
+def _full(message: str) -> StorageError:
     return StorageFullError(
         "the database has room",
         got=message,
@@ -155,11 +140,55 @@ def _full(message: str) -> StorageFullError:
     )
 
 
-def _from_sqlite(error: sqlite3.Error, message: str) -> DeltaMemError:
-    name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith("SQLITE_FULL") or name in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"):
-        return _full(message)
-    for start, kind, rule, remedy in _SQLITE:
-        if name.startswith(start):
-            return kind(rule, got=message, remedy=remedy)
-    return StorageError("the database carries the operation out", got=message)
+def _read_only(message: str) -> StorageError:
+    return ReadOnlyStorageError(
+        "the database can be written",
+        got=message,
+        remedy="Check the rights of the file or user, and that the server is no replica.",
+    )
+
+
+def _refused(message: str) -> StorageError:
+    return StorageError(
+        "the database carries the operation out",
+        got=message,
+        remedy="Mend what the driver names, and call again; nothing was kept.",
+    )
+
+
+def _unsound(message: str) -> StorageError:
+    return CorruptStorageError(
+        "the file is a sound SQLite database",
+        got=message,
+        remedy="Check the path, or restore it from a backup; nothing was written to it.",
+    )
+
+
+def _busy(message: str) -> StorageError:
+    return StorageBusyError(
+        "another writer leaves the database in time",
+        got=message,
+        remedy="Raise `busy_timeout`, or look for a transaction that stays open.",
+    )
+
+
+def _closed(message: str) -> StorageError:
+    return ConnectionLostError(
+        "the database file can be opened",
+        got=message,
+        remedy="Check that its folder exists and can be written.",
+    )
+
+
+# By how the name that SQLite gives an error begins.
+_SQLITE: dict[str, Callable[[str], StorageError]] = {
+    "SQLITE_FULL": _full,
+    "SQLITE_IOERR_WRITE": _full,
+    "SQLITE_IOERR_SHMSIZE": _full,
+    "SQLITE_CORRUPT": _unsound,
+    "SQLITE_NOTADB": _unsound,
+    "SQLITE_BUSY": _busy,
+    "SQLITE_LOCKED": _busy,
+    "SQLITE_READONLY": _read_only,
+    "SQLITE_CANTOPEN": _closed,
+}

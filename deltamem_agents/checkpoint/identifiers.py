@@ -37,15 +37,23 @@ def identifier(value: object, name: str, limit: int) -> str:
     """
     if not isinstance(value, str):
         if isinstance(value, bool) or not isinstance(value, int | UUID):
-            raise IdentifierError(f"{name} is a str, an int or a UUID", got=value)
+            raise IdentifierError(
+                f"{name} is a str, an int or a UUID", got=value, remedy="Pass str(...) of it."
+            )
         value = str(value)
     if "\x00" in value:
-        raise IdentifierError(f"{name} holds no NUL character", got=value)
+        raise IdentifierError(
+            f"{name} holds no NUL character",
+            got=value,
+            remedy="Remove it, or use a hash of this name.",
+        )
     try:
         size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError as error:
         raise IdentifierError(
-            f"{name} is valid Unicode (no lone surrogates)", got=ascii(value)
+            f"{name} is valid Unicode (no lone surrogates)",
+            got=ascii(value),
+            remedy="Repair the text, or use a hash of this name.",
         ) from error
     if size > limit:
         raise IdentifierError(

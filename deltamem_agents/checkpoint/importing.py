@@ -70,7 +70,9 @@ class Source:
         self.postgres = {"checkpoints", "checkpoint_blobs", "checkpoint_writes"} <= names
         if not self.postgres and not {"checkpoints", "writes"} <= names:
             raise FileFormatError(
-                "this is a database of LangGraph's SQLite or PostgreSQL saver", got=sorted(names)
+                "this is a database of LangGraph's SQLite or PostgreSQL saver",
+                got=sorted(names),
+                remedy="Give the database that a SqliteSaver or PostgresSaver wrote.",
             )
         metadata = MetaData()
         self.checkpoints = Table("checkpoints", metadata, autoload_with=connection)
@@ -80,6 +82,7 @@ class Source:
             raise FileFormatError(
                 "the checkpoints are those of an official saver",
                 got=sorted(self.checkpoints.c.keys()),
+                remedy="Open it with the official saver once, whose setup() brings it up to date.",
             )
         self.blobs = (
             Table("checkpoint_blobs", metadata, autoload_with=connection) if self.postgres else None
@@ -203,8 +206,14 @@ def _unpack(packed: Packed) -> dict[str, Any]:
             value = ormsgpack.unpackb(packed.data, ext_hook=_Extension, option=_PACK)
     except ValueError as error:
         raise CorruptStorageError(
-            "a checkpoint of the source can be read", got=str(error)
+            "a checkpoint of the source can be read",
+            got=str(error),
+            remedy="The source is damaged; import from a backup of it.",
         ) from error
     if not isinstance(value, dict):
-        raise CorruptStorageError("a checkpoint of the source is a mapping", got=value)
+        raise CorruptStorageError(
+            "a checkpoint of the source is a mapping",
+            got=value,
+            remedy="The source is damaged; import from a backup of it.",
+        )
     return {text(name): entry for name, entry in value.items()}

@@ -116,7 +116,11 @@ class Maintenance:
         if key is None:
             return inner if inner is not None else strict_serializer()
         if not isinstance(key, bytes):
-            raise EncryptionError("an AES key is bytes", got=type(key).__name__)
+            raise EncryptionError(
+                "an AES key is bytes",
+                got=type(key).__name__,
+                remedy="Pass for example secrets.token_bytes(32).",
+            )
         return encrypted_serializer(key, inner=inner)
 
     def import_checkpoints(self, source: str | URL | Path | Engine) -> Imported:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, and_, select
 
+from deltamem_agents.checkpoint.failures import DAMAGED
 from deltamem_agents.checkpoint.identifiers import Address, namespace_hash
 from deltamem_agents.checkpoint.rows import text
 from deltamem_agents.core.state import MemoryState
@@ -147,5 +148,7 @@ def _at(
         )
     value = context.coder.decode(found[0][1], found[0][2], found[0][3])
     if not isinstance(value, MemoryState):
-        raise CorruptStorageError("memory_states refers to a memory", got=type(value).__name__)
+        raise CorruptStorageError(
+            "memory_states refers to a memory", got=type(value).__name__, remedy=DAMAGED
+        )
     return value

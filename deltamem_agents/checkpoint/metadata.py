@@ -23,6 +23,7 @@ from langgraph.checkpoint.base import (
     get_serializable_checkpoint_metadata,
 )
 
+from deltamem_agents.checkpoint.failures import DAMAGED
 from deltamem_agents.errors import CorruptStorageError, SerializationError
 
 TERM_BYTES = 8
@@ -64,9 +65,9 @@ def loads(text: str) -> CheckpointMetadata:
     try:
         value = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CorruptStorageError("metadata is JSON", got=text) from error
+        raise CorruptStorageError("metadata is JSON", got=text, remedy=DAMAGED) from error
     if not isinstance(value, dict):
-        raise CorruptStorageError("metadata is a JSON object", got=value)
+        raise CorruptStorageError("metadata is a JSON object", got=value, remedy=DAMAGED)
     return cast("CheckpointMetadata", value)
 
 
@@ -83,7 +84,11 @@ def canonical(value: object) -> str:
             return "{}"
         return _encode(_normal(value))
     except (TypeError, ValueError, RecursionError) as error:
-        raise SerializationError("metadata, and a filter of it, is JSON", got=value) from error
+        raise SerializationError(
+            "metadata, and a filter of it, is JSON",
+            got=value,
+            remedy="Use text, numbers, booleans, None, lists, and dictionaries with text keys.",
+        ) from error
 
 
 def _normal(value: object) -> object:

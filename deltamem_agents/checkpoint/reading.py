@@ -53,7 +53,11 @@ def listing(
 ) -> Listing:
     """Check the arguments of `list`."""
     if limit is not None and (not isinstance(limit, int) or limit < 0):
-        raise ConfigError("limit is a number of checkpoints, 0 or more", got=limit)
+        raise ConfigError(
+            "limit is a number of checkpoints, 0 or more",
+            got=limit,
+            remedy="Leave it out for all checkpoints.",
+        )
     place: dict[str, Any] = {}
     if config is not None:
         address = ids.address_of(config)

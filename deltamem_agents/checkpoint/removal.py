@@ -26,6 +26,7 @@ from deltamem_agents.checkpoint.doomed import (
     referenced,
 )
 from deltamem_agents.checkpoint.fact_tables import delete_scope_facts, fact_tables
+from deltamem_agents.checkpoint.failures import DAMAGED
 from deltamem_agents.checkpoint.rows import text
 from deltamem_agents.errors import CorruptStorageError
 
@@ -65,7 +66,9 @@ def _names(stored: str | None) -> tuple[str, ...]:
     try:
         names = json.loads(stored)
     except ValueError as error:
-        raise CorruptStorageError("the names of DeltaChannels are JSON", got=stored) from error
+        raise CorruptStorageError(
+            "the names of DeltaChannels are JSON", got=stored, remedy=DAMAGED
+        ) from error
     return tuple(str(name) for name in names)
 
 

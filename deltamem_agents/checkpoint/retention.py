@@ -84,14 +84,20 @@ def check_rules(keep_last: int | None, max_age: timedelta | float | None) -> int
         ConfigError: no rule was given, or one makes no sense.
     """
     if keep_last is None and max_age is None:
-        raise ConfigError("retention has a rule", remedy="Pass keep_last= or max_age=.")
+        raise ConfigError("retention has a rule", got="none", remedy="Pass keep_last= or max_age=.")
     if keep_last is not None and (not isinstance(keep_last, int) or keep_last < 1):
-        raise ConfigError("keep_last is 1 or more", got=keep_last)
+        raise ConfigError(
+            "keep_last is 1 or more", got=keep_last, remedy="Call delete_thread to keep none."
+        )
     if max_age is None:
         return None
     seconds = max_age.total_seconds() if isinstance(max_age, timedelta) else float(max_age)
     if not seconds >= 0:
-        raise ConfigError("max_age is a time span of 0 or more", got=max_age)
+        raise ConfigError(
+            "max_age is a time span of 0 or more",
+            got=max_age,
+            remedy="Pass a timedelta, or seconds.",
+        )
     return int((time.time() - seconds) * 1000)
 
 
@@ -151,7 +157,9 @@ def copy_thread(source: str, target: str) -> Callable[[Context], Operation[int]]
 def _copy(connection: Connection, context: Context, source: str, target: str) -> int:
     tables = context.tables
     if source == target:
-        raise ConfigError("a thread is copied to another one", got=target)
+        raise ConfigError(
+            "a thread is copied to another one", got=target, remedy="Choose another target."
+        )
     here = [
         and_(table.c.tenant == context.tenant, table.c.thread_id == target)
         for table in (tables.checkpoints, tables.writes)
@@ -168,7 +176,11 @@ def _copy(connection: Connection, context: Context, source: str, target: str) ->
         )
     count = _copy_rows(connection, context, tables.checkpoints, source, target)
     if not count:
-        raise ThreadHistoryError("the thread to copy has checkpoints", got=source)
+        raise ThreadHistoryError(
+            "the thread to copy has checkpoints",
+            got=source,
+            remedy="See `deltamem inspect DATABASE` for the threads there are.",
+        )
     _copy_rows(connection, context, tables.writes, source, target)
     for table in (tables.channels, tables.memory_states):
         _copy_parts(connection, context, table, source, target)
@@ -233,7 +245,13 @@ def retainers(
 def pruners(thread_ids: Sequence[str], strategy: str) -> list[Make]:
     """What `prune` runs."""
     if strategy not in _STRATEGIES:
-        raise ConfigError(f"strategy is one of {sorted(_STRATEGIES)}", got=strategy)
+        raise ConfigError(
+            f"strategy is one of {sorted(_STRATEGIES)}",
+            got=strategy,
+            remedy="Choose one of these; `retain` has finer rules.",
+        )
     if isinstance(thread_ids, str):
-        raise ConfigError("thread_ids is a list of ids", got=thread_ids)
+        raise ConfigError(
+            "thread_ids is a list of ids", got=thread_ids, remedy="Pass it in a list."
+        )
     return [_STRATEGIES[strategy](checked_thread(name)) for name in thread_ids]

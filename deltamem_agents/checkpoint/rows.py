@@ -16,6 +16,7 @@ from langgraph.checkpoint.base import (
 
 from deltamem_agents.checkpoint import identifiers as ids
 from deltamem_agents.checkpoint import metadata as meta
+from deltamem_agents.checkpoint.failures import DAMAGED
 from deltamem_agents.checkpoint.identifiers import identifier, make_config
 from deltamem_agents.checkpoint.serde import Coder, Item
 from deltamem_agents.core.state import MemoryState
@@ -56,7 +57,7 @@ def text(value: Any) -> str:
     try:
         return bytes(value).decode()
     except (TypeError, UnicodeDecodeError, ValueError) as error:
-        raise CorruptStorageError("a key is UTF-8 text", got=value) from error
+        raise CorruptStorageError("a key is UTF-8 text", got=value, remedy=DAMAGED) from error
 
 
 @lru_cache(maxsize=4096, typed=True)
@@ -96,11 +97,11 @@ def _tuple(
         raise CorruptStorageError(
             "a checkpoint has all of its channels",
             got=f"{len(channels)} of {head.number} in checkpoint {checkpoint_id}",
-            remedy="The database is damaged; restore it from a backup.",
+            remedy=DAMAGED,
         )
     body = coder.decode(head.kind, head.data)
     if not isinstance(body, dict):
-        raise CorruptStorageError("the body of a checkpoint is a mapping", got=body)
+        raise CorruptStorageError("the body of a checkpoint is a mapping", got=body, remedy=DAMAGED)
     values = {text(row[2]): coder.decode(row[8], row[9], row[10]) for row in channels}
     parent = None if head.four is None else make_config(thread_id, namespace, text(head.four))
     return CheckpointTuple(
@@ -206,7 +207,11 @@ def memory_row(channel: str, state: MemoryState, blob: bytes | None) -> dict[str
     """The columns of `memory_states` that the value itself gives."""
     layers, heads, rank, _ = state.state.shape
     if blob is None:
-        raise SerializationError("a memory is stored as a blob", got=repr(state))
+        raise SerializationError(
+            "a memory is stored as a blob",
+            got=repr(state),
+            remedy="Give the saver LangGraph's JsonPlusSerializer, or no serde.",
+        )
     return {
         "channel": channel,
         "adapter": state.fingerprint,

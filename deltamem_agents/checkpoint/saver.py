@@ -75,7 +75,11 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         pool_size: int = 8,
     ) -> None:
         if serde is not None and encryption_key is not None:
-            raise ConfigError("a saver has a serde or an encryption_key, not both")
+            raise ConfigError(
+                "a saver has a serde or an encryption_key, not both",
+                got="both",
+                remedy="Give the key alone, or an EncryptedSerializer as the serde.",
+            )
         if encryption_key is not None:
             serde = encrypted_serializer(encryption_key, allowed)
         super().__init__(serde=serde or strict_serializer(allowed))

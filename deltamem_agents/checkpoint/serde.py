@@ -16,6 +16,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from deltamem_agents.checkpoint import surrogates
+from deltamem_agents.checkpoint.failures import DAMAGED
 from deltamem_agents.core import codec
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import (
@@ -62,7 +63,11 @@ def encrypted_serializer(
         EncryptionError: the key has another length.
     """
     if len(key) not in (16, 24, 32):
-        raise EncryptionError("an AES key has 16, 24 or 32 bytes", got=f"{len(key)} bytes")
+        raise EncryptionError(
+            "an AES key has 16, 24 or 32 bytes",
+            got=f"{len(key)} bytes",
+            remedy="Pass for example secrets.token_bytes(32).",
+        )
     return EncryptedSerializer.from_pycryptodome_aes(inner or strict_serializer(allowed), key=key)
 
 
@@ -82,6 +87,7 @@ class Coder:
         if getattr(self.serde, "pickle_fallback", False):
             raise SerializationError(
                 "the serializer has no pickle fallback",
+                got=type(self.serde).__name__,
                 remedy="Pickle runs code on load; use JsonPlusSerializer(pickle_fallback=False).",
             )
         self.salt = salt
@@ -114,7 +120,11 @@ class Coder:
                 remedy="Store plain data, messages, dataclasses or pydantic models.",
             ) from error
         if kind not in _KINDS:
-            raise SerializationError("the serializer writes a known kind", got=kind)
+            raise SerializationError(
+                "the serializer writes a known kind",
+                got=kind,
+                remedy="Give the saver LangGraph's JsonPlusSerializer, or no serde.",
+            )
         return kind, data
 
     def _pack(self, value: object) -> tuple[str, bytes]:
@@ -155,10 +165,16 @@ class Coder:
             CorruptStorageError: the row is damaged.
         """
         if kind is None or data is None:
-            raise CorruptStorageError("a value has a kind and bytes", got=(kind, data))
+            raise CorruptStorageError(
+                "a value has a kind and bytes", got=(kind, data), remedy=DAMAGED
+            )
         plain, _, cipher = kind.partition("+")
         if plain not in _KINDS:
-            raise CorruptStorageError("the kind of a value is known", got=kind)
+            raise CorruptStorageError(
+                "the kind of a value is known",
+                got=kind,
+                remedy="Update deltamem-agents, or restore the database from a backup.",
+            )
         if (self.cipher is not None) != bool(cipher):
             raise EncryptionError(
                 "rows are encrypted exactly where the saver has a key",
@@ -186,7 +202,7 @@ class Coder:
             raise CorruptStorageError(
                 "a blob agrees with the hash of its content",
                 got=bytes(blob).hex(),
-                remedy="The database is damaged; restore it from a backup.",
+                remedy=DAMAGED,
             )
 
     def decode(self, kind: str | None, data: bytes | None, blob: bytes | None = None) -> Any:
@@ -201,5 +217,7 @@ class Coder:
             return surrogates.unshield(value) if plain.endswith("~") else value
         except Exception as error:
             raise CorruptStorageError(
-                "a stored value can be read", got=f"{type(error).__name__}: {error}"
+                "a stored value can be read",
+                got=f"{type(error).__name__}: {error}",
+                remedy="Install the package of its type, or restore the database from a backup.",
             ) from error

@@ -252,7 +252,11 @@ def prepare_writes(
     """All of `put_writes` that needs no database."""
     address = ids.address_of(config)
     if address.checkpoint_id is None:
-        raise IdentifierError("writes belong to a checkpoint: the config has a checkpoint_id")
+        raise IdentifierError(
+            "writes belong to a checkpoint: the config has a checkpoint_id",
+            got=address,
+            remedy="Pass the config that `put` returned.",
+        )
     items = [context.coder.encode(value) for _, value in writes]
     return Writes(
         context,

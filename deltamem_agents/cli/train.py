@@ -194,7 +194,11 @@ def _layers(text: str) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in _list(text)) or None
     except ValueError as error:
-        raise ConfigError("layers are numbers such as 0,1,2", got=text) from error
+        raise ConfigError(
+            "layers are numbers such as 0,1,2",
+            got=text,
+            remedy="Leave --layers out for all of them.",
+        ) from error
 
 
 def _policy(read_only: tuple[str, ...]) -> Any:
@@ -203,7 +207,11 @@ def _policy(read_only: tuple[str, ...]) -> Any:
 
     names = [field.name for field in fields(WritePolicy)]
     if unknown := [name for name in read_only if name not in names]:
-        raise ConfigError(f"what is only read is of {', '.join(names)}", got=unknown)
+        raise ConfigError(
+            f"what is only read is of {', '.join(names)}",
+            got=unknown,
+            remedy="Choose from these, with commas.",
+        )
     return WritePolicy(**dict.fromkeys(read_only, False))
 
 
@@ -248,7 +256,9 @@ def convert(
 
     readers: dict[str, Any] = {"taskmaster": from_taskmaster, "locomo": from_locomo}
     if format not in readers:
-        raise ConfigError(f"format is one of {', '.join(readers)}", got=format)
+        raise ConfigError(
+            f"format is one of {', '.join(readers)}", got=format, remedy="Choose one of these."
+        )
     options = {} if questions is None else {"questions": questions}
     count = write_records(output, readers[format](source, **options))
     console().print(f"{output} holds {count} conversations.")

@@ -123,7 +123,11 @@ def load_file(path: str | os.PathLike[str]) -> MemoryState:
         with safetensors.safe_open(source, framework="np") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FILE_FORMAT or set(file.keys()) != _TENSORS:
-                raise FileFormatError("this file is a saved memory", got=str(source))
+                raise FileFormatError(
+                    "this file is a saved memory",
+                    got=str(source),
+                    remedy="Give a file that MemoryState.save wrote.",
+                )
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
         if isinstance(error, FileFormatError):
@@ -136,7 +140,9 @@ def load_file(path: str | os.PathLike[str]) -> MemoryState:
 
 def _from_file(metadata: dict[str, str], tensors: dict[str, NDArray[Any]]) -> MemoryState:
     if set(metadata) != {"format", "version", "header", "crc"}:
-        raise FileFormatError("a saved memory has its four notes", got=sorted(metadata))
+        raise FileFormatError(
+            "a saved memory has its four notes", got=sorted(metadata), remedy=_REMEDY
+        )
     if metadata["version"] != str(VERSION):
         raise FileFormatError(
             f"saved memories of version {VERSION} can be read",
@@ -144,11 +150,15 @@ def _from_file(metadata: dict[str, str], tensors: dict[str, NDArray[Any]]) -> Me
             remedy="Update deltamem-agents.",
         )
     if any(tensor.dtype != np.float32 for tensor in tensors.values()):
-        raise FileFormatError("a saved memory is float32", got=[t.dtype for t in tensors.values()])
+        raise FileFormatError(
+            "a saved memory is float32", got=[t.dtype for t in tensors.values()], remedy=_REMEDY
+        )
     header = metadata["header"].encode()
     arrays = _little(tensors["state"]) + _little(tensors["boundary_state"])
     if metadata["crc"] != str(zlib.crc32(arrays, zlib.crc32(header))):
-        raise FileFormatError("a saved memory agrees with its crc", remedy=_REMEDY)
+        raise FileFormatError(
+            "a saved memory agrees with its crc", got=metadata["crc"], remedy=_REMEDY
+        )
     return _assemble(_parse(header), arrays)
 
 
@@ -170,7 +180,9 @@ def _assemble(header: dict[str, Any], arrays: bytes) -> MemoryState:
     try:
         return MemoryState.from_header(header, state, boundary)
     except StateError as error:
-        raise FileFormatError("a memory block holds a memory", got=str(error)) from error
+        raise FileFormatError(
+            "a memory block holds a memory", got=str(error), remedy=_REMEDY
+        ) from error
 
 
 def _header_bytes(state: MemoryState) -> bytes:

@@ -83,6 +83,7 @@ def _check(q: Tensor, rest: tuple[Tensor, ...], state: Tensor, mask: Tensor | No
         raise StateError(
             "q, k, v, keep, erase and write have one shape [B, T, H, R]",
             got=[tuple(x.shape) for x in (q, *rest)],
+            remedy="Give all six the shape of q.",
         )
     batch, tokens, heads, rank = shape
     if state.shape != (batch, heads, rank, rank):
@@ -103,4 +104,5 @@ def _check(q: Tensor, rest: tuple[Tensor, ...], state: Tensor, mask: Tensor | No
         raise StateError(
             f"the mask is bool [B, T] = {[batch, tokens]} on the same device",
             got=(mask.dtype, tuple(mask.shape), str(mask.device)),
+            remedy="Make it with q.new_ones(batch, tokens, dtype=torch.bool).",
         )

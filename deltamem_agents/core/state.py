@@ -6,7 +6,6 @@ A `MemoryState` never changes after it is made. Its arrays are views of `bytes`,
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deltamem_agents.core.checks import count, same_keys, sealed
 from deltamem_agents.errors import StateError
 
 _HEX = re.compile(r"[0-9a-f]+")
@@ -42,16 +42,25 @@ class Ledger:
     def __post_init__(self) -> None:
         visible: object = self.visible
         if not isinstance(visible, (tuple, list)):
-            raise StateError("visible digests come as a tuple", got=type(visible).__name__)
+            raise StateError(
+                "visible digests come as a tuple",
+                got=type(visible).__name__,
+                remedy="Pass a tuple of digests, or ().",
+            )
         object.__setattr__(self, "visible", tuple(visible))
-        object.__setattr__(self, "evicted_count", _count("evicted_count", self.evicted_count))
+        object.__setattr__(self, "evicted_count", count("evicted_count", self.evicted_count))
         for digest in (*self.visible, self.evicted or "0", self.pinned or "0"):
             if not isinstance(digest, str) or not _HEX.fullmatch(digest):
-                raise StateError("a digest is lower-case hex", got=digest)
+                raise StateError(
+                    "a digest is lower-case hex",
+                    got=digest,
+                    remedy="Take those of another memory's ledger.",
+                )
         if bool(self.evicted) != bool(self.evicted_count):
             raise StateError(
                 "an evicted digest and an evicted count above 0 come together",
                 got=(self.evicted, self.evicted_count),
+                remedy="Pass both, or leave both out.",
             )
 
 
@@ -104,17 +113,24 @@ class MemoryState:
         if isinstance(ledger, Mapping):
             object.__setattr__(self, "ledger", _ledger_from(ledger))
         elif not isinstance(ledger, Ledger):
-            raise StateError("ledger is a Ledger", got=type(ledger).__name__)
+            raise StateError(
+                "ledger is a Ledger", got=type(ledger).__name__, remedy="Pass Ledger()."
+            )
         for name in ("state", "boundary_state"):
-            object.__setattr__(self, name, _sealed(name, getattr(self, name)))
+            object.__setattr__(self, name, sealed(name, getattr(self, name)))
         if self.state.shape != self.boundary_state.shape:
             raise StateError(
                 "state and boundary_state have one shape",
                 got=(self.state.shape, self.boundary_state.shape),
+                remedy="Pass two states of one adapter.",
             )
-        object.__setattr__(self, "tokens_written", _count("tokens_written", self.tokens_written))
+        object.__setattr__(self, "tokens_written", count("tokens_written", self.tokens_written))
         if not isinstance(self.fingerprint, str) or not _SHA256.fullmatch(self.fingerprint):
-            raise StateError("fingerprint is a sha256 in lower-case hex", got=self.fingerprint)
+            raise StateError(
+                "fingerprint is a sha256 in lower-case hex",
+                got=self.fingerprint,
+                remedy="Take the one of the model or the memory that it stands for.",
+            )
 
     @property
     def norm(self) -> float:
@@ -209,9 +225,13 @@ class MemoryState:
         Raises:
             StateError: keys are missing or unknown, or a value breaks its rule.
         """
-        _same_keys(header, {"shape", "ledger", "tokens_written", "fingerprint"}, "header")
+        same_keys(header, {"shape", "ledger", "tokens_written", "fingerprint"}, "header")
         if list(state.shape) != header["shape"]:
-            raise StateError("the arrays have the header's shape", got=state.shape)
+            raise StateError(
+                "the arrays have the header's shape",
+                got=state.shape,
+                remedy="Pass the two arrays that were kept with it.",
+            )
         return cls(
             state=state,
             boundary_state=boundary_state,
@@ -259,40 +279,15 @@ class MemoryState:
         return MemoryState, (*values, self.tokens_written, self.fingerprint)
 
 
-def _sealed(name: str, value: object) -> NDArray[np.float32]:
-    """An own copy that nobody can write to, or the error that says what is wrong with `value`."""
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
-        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise StateError(f"{name} is a float32 numpy array", got=kind)
-    shape = value.shape
-    if len(shape) != 4 or min(shape) < 1 or shape[2] != shape[3]:
-        raise StateError(f"{name} has the shape [layers, heads, rank, rank]", got=shape)
-    if not np.isfinite(value).all():
-        raise StateError(f"{name} is finite", got="NaN or infinity in it")
-    native = np.ascontiguousarray(value, dtype=np.float32)
-    return np.frombuffer(native.tobytes(), dtype=np.float32).reshape(shape)
-
-
-def _count(name: str, value: object) -> int:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = -1
-    if number < 0 or isinstance(value, bool):
-        raise StateError(f"{name} is a whole number of at least 0", got=value)
-    return number
-
-
 def _ledger_from(values: object) -> Ledger:
     if not isinstance(values, Mapping):
-        raise StateError("a ledger is a mapping of its fields", got=type(values).__name__)
-    _same_keys(values, {field.name for field in fields(Ledger)}, "ledger")
+        raise StateError(
+            "a ledger is a mapping of its fields",
+            got=type(values).__name__,
+            remedy="Pass what `header()` gave.",
+        )
+    same_keys(values, {field.name for field in fields(Ledger)}, "ledger")
     return Ledger(**values)
-
-
-def _same_keys(values: Mapping[str, Any], wanted: set[str], what: str) -> None:
-    if set(values) != wanted:
-        raise StateError(f"a {what} has the keys {sorted(wanted)}", got=sorted(map(str, values)))
 
 
 def _norm(values: NDArray[Any]) -> float:

@@ -57,11 +57,21 @@ class StepRule:
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.rank < 1:
-            raise ConfigError("heads and rank are at least 1", got=(self.heads, self.rank))
+            raise ConfigError(
+                "heads and rank are at least 1",
+                got=(self.heads, self.rank),
+                remedy="Pass 1 or more.",
+            )
         if self.gates not in (self.heads, self.heads * self.rank):
-            raise ConfigError("there is a gate a head or a gate a row", got=self.gates)
+            raise ConfigError(
+                "there is a gate a head or a gate a row",
+                got=self.gates,
+                remedy="Pass gates=heads, or gates=heads * rank.",
+            )
         if self.update not in UPDATES:
-            raise ConfigError(f"update is one of {UPDATES}", got=self.update)
+            raise ConfigError(
+                f"update is one of {UPDATES}", got=self.update, remedy="Choose one of these."
+            )
 
     @property
     def width(self) -> int:
@@ -93,17 +103,24 @@ def memory_step(
         raise StateError(
             f"projection and state have the shapes of {rule}",
             got=(tuple(projected.shape), tuple(state.shape)),
+            remedy="Make both for this rule: [B, rule.width] and [B, heads, rank, rank].",
         )
     if projected.dtype != torch.float32 or state.dtype != torch.float32:
-        raise StateError("the memory is computed in float32", got=(projected.dtype, state.dtype))
+        raise StateError(
+            "the memory is computed in float32",
+            got=(projected.dtype, state.dtype),
+            remedy="Call .float() on both.",
+        )
     if projected.device != state.device:
         raise StateError(
             "projection and state are on one device",
             got=(str(projected.device), str(state.device)),
+            remedy="Move one of them with .to(device).",
         )
     if torch.is_grad_enabled() and (projected.requires_grad or state.requires_grad):
         raise StateError(
             "memory_step has no gradient",
+            got="a tensor that requires one",
             remedy="Use unpack and delta_scan, or torch.no_grad().",
         )
     return _behind_the_door(projected.device.type)(projected, state, rule, scale)

@@ -105,6 +105,7 @@ class LayerStep:
                 f"a decode step takes contiguous tensors on the CPU, of the shapes {shapes}, all "
                 "float32 but for the third, which may be bfloat16",
                 got=[(tuple(x.shape), x.dtype, str(x.device)) for x in given],
+                remedy="Call .contiguous(), .float() or .cpu() on the one that differs.",
             )
         addresses = tuple(x.data_ptr() for x in given)
         half = result.dtype == torch.bfloat16

@@ -73,7 +73,11 @@ class AblationSettings:
 
     def __post_init__(self) -> None:
         if not set(self.axes) <= set(AXES):
-            raise ConfigError(f"axes are of {', '.join(AXES)}", got=self.axes)
+            raise ConfigError(
+                f"axes are of {', '.join(AXES)}",
+                got=self.axes,
+                remedy="Choose from these, or leave axes out for all.",
+            )
 
     @property
     def folder(self) -> Path:

@@ -62,7 +62,11 @@ class BaselineSettings:
 
     def __post_init__(self) -> None:
         if self.summaries not in ("model", "extract"):
-            raise ConfigError('summaries is "model" or "extract"', got=self.summaries)
+            raise ConfigError(
+                'summaries is "model" or "extract"',
+                got=self.summaries,
+                remedy='Leave it out for "model".',
+            )
 
 
 class Cast:
@@ -117,7 +121,7 @@ class Cast:
         if name in self._makers:
             return self._makers[name]()
         known = ", ".join((*MEMORIES, *self._makers, *GROUPS))
-        raise ConfigError(f"a subject is one of {known}", got=name)
+        raise ConfigError(f"a subject is one of {known}", got=name, remedy="Choose one of these.")
 
     @cached_property
     def _makers(self) -> dict[str, Callable[[], Subject]]:

@@ -189,4 +189,8 @@ def _answer(number: int, question: Question, reply: Reply, scores: Mapping[str, 
 def _distinct(kind: str, names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"each {kind} of a run has a name of its own", got=twice)
+        raise ConfigError(
+            f"each {kind} of a run has a name of its own",
+            got=twice,
+            remedy="Rename one of the two.",
+        )

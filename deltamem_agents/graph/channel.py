@@ -39,7 +39,9 @@ class MemoryChannel(LastValue[Any]):
         super().__init__(typ, key)
         if merge not in ("raise", "replay") and not callable(merge):
             raise ConfigError(
-                "merge is 'raise', 'replay' or a function (before, after) -> memory", got=merge
+                "merge is 'raise', 'replay' or a function (before, after) -> memory",
+                got=merge,
+                remedy="Leave it out for 'raise'.",
             )
         self.merge = merge
 

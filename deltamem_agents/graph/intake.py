@@ -29,7 +29,11 @@ def ingest(thread: Thread, material: Material | Iterable[Material]) -> Steps[Ing
     reader, settings = yield from thread.reading(tip)
     new = [_named(message) for message in as_messages(entries, piece=piece_size(reader))]
     if not new:
-        raise ConfigError("there is something to read", got=material)
+        raise ConfigError(
+            "there is something to read",
+            got=material,
+            remedy="Pass at least one text, document or message.",
+        )
     held = messages_in(tip)
     taken = {message.id for message in held}
     if any(message.id in taken for message in new):

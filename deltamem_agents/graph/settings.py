@@ -33,7 +33,11 @@ class MemorySettings:
 
     def __post_init__(self) -> None:
         if self.on_divergence not in ("rebuild", "raise"):
-            raise ConfigError("on_divergence is 'rebuild' or 'raise'", got=self.on_divergence)
+            raise ConfigError(
+                "on_divergence is 'rebuild' or 'raise'",
+                got=self.on_divergence,
+                remedy="Leave it out for 'rebuild'.",
+            )
         if self.start is not None and not isinstance(self.start, MemoryState):
             raise ConfigError(
                 "start is a MemoryState",

@@ -124,7 +124,11 @@ def _read_once(
 ) -> Steps[MemoryState]:
     found = find_model(model)
     if found is None:
-        raise ConfigError("a starting memory is read by a ChatDeltaMem", got=type(model).__name__)
+        raise ConfigError(
+            "a starting memory is read by a ChatDeltaMem",
+            got=type(model).__name__,
+            remedy="Pass ChatDeltaMem(...).",
+        )
     tools = tuple(tools) or tuple(bound_options(model).get("tools") or ())
     reader = Reader(found, system_prompt, tools)
     return sealed((yield from reader.read(None, as_messages(documents, piece=piece_size(reader)))))

@@ -55,7 +55,11 @@ class Thread:
             ConfigError: `model` is no δ-mem model.
         """
         if model is not None and find_model(model) is None:
-            raise ConfigError("model is a ChatDeltaMem", got=type(model).__name__)
+            raise ConfigError(
+                "model is a ChatDeltaMem",
+                got=type(model).__name__,
+                remedy="Pass ChatDeltaMem(...), or leave it out to find the graph's.",
+            )
         held = saver if saver is not None else getattr(graph, "checkpointer", None)
         return cls(graph, place_of_thread(held, config), config, model, router)
 

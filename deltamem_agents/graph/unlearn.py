@@ -39,7 +39,9 @@ def forget(
 ) -> Steps[Forgotten]:
     """See `ThreadMemory.forget`."""
     if mode not in ("report", "forget"):
-        raise ConfigError("repeats is 'report' or 'forget'", got=mode)
+        raise ConfigError(
+            "repeats is 'report' or 'forget'", got=mode, remedy="Leave it out for 'report'."
+        )
     past = Past((yield from load_past(thread)), thread.place.namespace)
     _choose(past, chosen)
     if not past.gone:

@@ -52,6 +52,7 @@ class RetrieverStore:
             raise ConfigError(
                 "a source of documents is a BaseRetriever or a VectorStore",
                 got=type(source).__name__,
+                remedy="Pass retriever, or a vector store that LangChain knows.",
             )
         self.source, self.tenant = source, tenant
         self._search_kwargs = search_kwargs

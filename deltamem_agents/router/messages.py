@@ -66,6 +66,7 @@ def heard(message: Message) -> Heard:
     raise ConfigError(
         "a message is a LangChain message, a dict with role and content, or a text",
         got=type(message).__name__,
+        remedy="Convert it, for example with HumanMessage(text).",
     )
 
 

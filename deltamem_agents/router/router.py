@@ -42,7 +42,7 @@ class HybridRouter(Runnable[Question, Decision]):
 
     def __init__(self, store: Source, *, k: int = 5, classifier: Classifier | None = None) -> None:
         if k < 1:
-            raise ConfigError("k is at least 1", got=k)
+            raise ConfigError("k is at least 1", got=k, remedy="Pass 1 or more.")
         if isinstance(store, BaseRetriever | VectorStore):
             store = RetrieverStore(store)
         self.store: FactStore | RetrieverStore = store

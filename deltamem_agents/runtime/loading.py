@@ -21,6 +21,7 @@ from deltamem_agents.errors import (
 )
 from deltamem_agents.runtime import fingerprints
 from deltamem_agents.runtime.engine import Engine
+from deltamem_agents.runtime.limits import low_water_of, positions_of, window_of
 from deltamem_agents.runtime.template import ChatTemplate, WritePolicy
 
 _DTYPES = {
@@ -32,7 +33,6 @@ _DTYPES = {
     "fp16": torch.float16,
     "half": torch.float16,
 }
-_WIDEST_WINDOW = 32768
 _SMALL = 200 * 2**20
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
@@ -183,7 +183,11 @@ def load_tokenizer(folder: Path) -> Any:
             remedy="Add tokenizer.json and tokenizer_config.json.",
         ) from error
     if not getattr(tokenizer, "is_fast", False):
-        raise UnsupportedModelError("a tokenizer is a fast one", got=type(tokenizer).__name__)
+        raise UnsupportedModelError(
+            "a tokenizer is a fast one",
+            got=type(tokenizer).__name__,
+            remedy="Add its tokenizer.json.",
+        )
     return tokenizer
 
 
@@ -245,7 +249,11 @@ def _dtype(dtype: str | torch.dtype | None, device: str) -> Any:
         return torch.float32 if device == "cpu" else torch.bfloat16
     name = dtype.removeprefix("torch.")
     if name not in _DTYPES:
-        raise ConfigError(f"dtype is one of auto, {', '.join(_DTYPES)}", got=dtype)
+        raise ConfigError(
+            f"dtype is one of auto, {', '.join(_DTYPES)}",
+            got=dtype,
+            remedy="Leave it out: float32 on a CPU, else bfloat16.",
+        )
     return _DTYPES[name]
 
 
@@ -257,7 +265,9 @@ def _attention(device: str, dtype: Any) -> str:
 
 def _quantization(name: str) -> Any:
     if name not in ("4bit", "8bit"):
-        raise ConfigError('quantization is "4bit" or "8bit"', got=name)
+        raise ConfigError(
+            'quantization is "4bit" or "8bit"', got=name, remedy="Leave it out for full weights."
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "quantization needs bitsandbytes", got=name, remedy="pip install bitsandbytes"
@@ -265,34 +275,3 @@ def _quantization(name: str) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(load_in_4bit=name == "4bit", load_in_8bit=name == "8bit")
-
-
-def positions_of(model: Any) -> int:
-    """How many tokens a model can see at once."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        if positions := getattr(config, name, None):
-            return int(positions)
-    return _WIDEST_WINDOW
-
-
-def window_of(window: int | None, positions: int) -> int:
-    """The window that is served where `window` was asked for."""
-    if window is None:
-        return min(positions // 2, _WIDEST_WINDOW)
-    if not 1 <= window < positions:
-        raise ConfigError(
-            f"context_window is at least 1 and below the model's {positions} positions",
-            got=window,
-            remedy="Leave room for the reply.",
-        )
-    return window
-
-
-def low_water_of(low_water: int | None, window: int) -> int:
-    """The low-water mark that is served where `low_water` was asked for."""
-    if low_water is None:
-        return window // 2
-    if not 0 <= low_water <= window:
-        raise ConfigError(f"low_water is between 0 and context_window={window}", got=low_water)
-    return low_water

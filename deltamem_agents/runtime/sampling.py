@@ -36,15 +36,33 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
-            raise ConfigError("temperature is at least 0", got=self.temperature)
+            raise ConfigError(
+                "temperature is at least 0",
+                got=self.temperature,
+                remedy="Pass 0 for greedy decoding.",
+            )
         if not 0 < self.top_p <= 1:
-            raise ConfigError("top_p is above 0 and at most 1", got=self.top_p)
+            raise ConfigError(
+                "top_p is above 0 and at most 1",
+                got=self.top_p,
+                remedy="Pass 1 to keep every token.",
+            )
         if self.top_k < 0:
-            raise ConfigError("top_k is at least 0", got=self.top_k)
+            raise ConfigError(
+                "top_k is at least 0", got=self.top_k, remedy="Pass 0 to keep every token."
+            )
         if not self.repetition_penalty > 0:
-            raise ConfigError("repetition_penalty is above 0", got=self.repetition_penalty)
+            raise ConfigError(
+                "repetition_penalty is above 0",
+                got=self.repetition_penalty,
+                remedy="Pass 1 for none.",
+            )
         if self.max_tokens is not None and self.max_tokens < 1:
-            raise ConfigError("max_tokens is at least 1", got=self.max_tokens)
+            raise ConfigError(
+                "max_tokens is at least 1",
+                got=self.max_tokens,
+                remedy="Leave it out to end with the window.",
+            )
 
 
 class Sampler:

@@ -22,7 +22,11 @@ class MemorySlot:
 
     def __init__(self, before: MemoryState | None = None) -> None:
         if before is not None and not isinstance(before, MemoryState):
-            raise StateError("a slot carries a MemoryState or None", got=type(before).__name__)
+            raise StateError(
+                "a slot carries a MemoryState or None",
+                got=type(before).__name__,
+                remedy="Load one with MemoryState.load(path), or pass None to begin empty.",
+            )
         self._before = before
         self._after: MemoryState | None = None
         self._lock = threading.Lock()

@@ -71,7 +71,11 @@ def read_chats(paths: Iterable[str | Path]) -> list[Chat]:
                 if line.strip():
                     chats.append(chat_from(_parsed(line, f"{path}:{number}"), f"{path}:{number}"))
         if len(chats) == before:
-            raise FileFormatError("a file of training data holds a conversation", got=str(path))
+            raise FileFormatError(
+                "a file of training data holds a conversation",
+                got=str(path),
+                remedy="Write one with `deltamem data build`, or leave the file out.",
+            )
     return chats
 
 
@@ -80,7 +84,9 @@ def _parsed(line: str, name: str) -> object:
         return json.loads(line)
     except ValueError as error:
         raise FileFormatError(
-            "each line of training data is a JSON object", got=f"{name}: {error}"
+            "each line of training data is a JSON object",
+            got=f"{name}: {error}",
+            remedy='Write one conversation a line: {"messages": [...]}.',
         ) from error
 
 
@@ -130,6 +136,7 @@ def _weight(message: Mapping[str, Any], name: str) -> float | None:
         raise MessageError(
             "a weight is a number from 0 on, on a message of the assistant",
             got=f"{name}: {weight!r} on a message of {message['role']!r}",
+            remedy="Give weights to replies alone, 0 for one that is not learnt from.",
         )
     return float(weight)
 
@@ -139,7 +146,11 @@ def _tools(record: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], ...
     if tools in (None, []):
         return ()
     if not _listed(tools):
-        raise FileFormatError("tools is a list of JSON schemas", got=f"{name}: {tools!r}")
+        raise FileFormatError(
+            "tools is a list of JSON schemas",
+            got=f"{name}: {tools!r}",
+            remedy="Give them as convert_to_openai_tool writes them.",
+        )
     return tuple(record["tools"])
 
 
@@ -150,6 +161,7 @@ def _check_order(chat: Chat) -> None:
         raise FileFormatError(
             "after the system prompt a conversation begins with the user",
             got=f"{chat.name}: {first}",
+            remedy="Put a user message first.",
         )
     if not chat.answers(1):
         raise FileFormatError(

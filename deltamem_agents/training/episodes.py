@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from deltamem_agents.errors import BoundaryError, ContextWindowError
-from deltamem_agents.runtime.loading import low_water_of, window_of
+from deltamem_agents.runtime.limits import low_water_of, window_of
 from deltamem_agents.runtime.template import ChatTemplate, RenderedMessage
 from deltamem_agents.runtime.window import Cut, Item, plan_cuts
 from deltamem_agents.training.chats import Chat

@@ -59,7 +59,9 @@ def from_locomo(path: str | Path, *, questions: int = 8) -> Iterator[Record]:
         DataNotFoundError, FileFormatError: there is no such file, or it has another form.
     """
     if questions < 1:
-        raise ConfigError("questions is at least 1 for LoCoMo", got=questions)
+        raise ConfigError(
+            "questions is at least 1 for LoCoMo", got=questions, remedy="Leave it out for 8."
+        )
     for sample in _listed(path):
         try:
             messages = _joined(_spoken(sample["conversation"]))
@@ -104,14 +106,26 @@ def _listed(path: str | Path) -> list[Any]:
         raise DataNotFoundError("the data file is there", got=f"{path}: {error.strerror}",
                                 remedy="Check the path.") from error  # fmt: skip
     except ValueError as error:
-        raise FileFormatError("the data file is JSON", got=f"{path}: {error}") from error
+        raise FileFormatError(
+            "the data file is JSON",
+            got=f"{path}: {error}",
+            remedy="Give the file as it was released.",
+        ) from error
     if not isinstance(found, list) or not found:
-        raise FileFormatError("the data file holds a list of conversations", got=str(path))
+        raise FileFormatError(
+            "the data file holds a list of conversations",
+            got=str(path),
+            remedy="Give the file as it was released.",
+        )
     return found
 
 
 def _other(path: str | Path, whose: str, error: Exception) -> FileFormatError:
-    return FileFormatError(f"the file has {whose} form", got=f"{path}: {error!r}")
+    return FileFormatError(
+        f"the file has {whose} form",
+        got=f"{path}: {error!r}",
+        remedy="Give the file as it was released.",
+    )
 
 
 def _joined(spoken: Iterable[tuple[str, str]]) -> list[Record]:

@@ -83,18 +83,37 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "test") or self.values not in ("known", "invented", "all"):
-            raise ConfigError('split is "train" or "test", values "known", "invented" or "all"',
-                              got=(self.split, self.values))  # fmt: skip
+            raise ConfigError(
+                'split is "train" or "test", values "known", "invented" or "all"',
+                got=(self.split, self.values),
+                remedy="Choose one of each.",
+            )
         if not 1 <= self.facts[0] <= self.facts[1]:
-            raise ConfigError("facts is the fewest and the most, from 1 on", got=self.facts)
+            raise ConfigError(
+                "facts is the fewest and the most, from 1 on",
+                got=self.facts,
+                remedy="Pass for example facts=(1, 4).",
+            )
         for name, least in (("conversations", 1), ("chats", 0), ("tail", 0), ("questions", 1)):
             if getattr(self, name) < least:
-                raise ConfigError(f"{name} is at least {least}", got=getattr(self, name))
+                raise ConfigError(
+                    f"{name} is at least {least}",
+                    got=getattr(self, name),
+                    remedy=f"The default is {getattr(type(self), name)}.",
+                )
         for name in ("far", "near", "updates", "tools", "alike"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is between 0 and 1", got=getattr(self, name))
+                raise ConfigError(
+                    f"{name} is between 0 and 1",
+                    got=getattr(self, name),
+                    remedy=f"The default is {getattr(type(self), name)}.",
+                )
         if not 0 <= self.unknown < 1:
-            raise ConfigError("unknown is from 0 to below 1", got=self.unknown)
+            raise ConfigError(
+                "unknown is from 0 to below 1",
+                got=self.unknown,
+                remedy=f"The default is {type(self).unknown}.",
+            )
 
 
 def conversations(config: DataConfig) -> Iterator[dict[str, Any]]:

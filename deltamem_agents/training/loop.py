@@ -23,13 +23,8 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from deltamem_agents.adapter import DeltaMemConfig, adapter_config, attach, load_adapter
 from deltamem_agents.adapter.ours import CONFIG
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.runtime.loading import (
-    built_in,
-    load_backbone,
-    load_tokenizer,
-    positions_of,
-    resolve_model,
-)
+from deltamem_agents.runtime.limits import positions_of
+from deltamem_agents.runtime.loading import built_in, load_backbone, load_tokenizer, resolve_model
 from deltamem_agents.runtime.messages import digest_of, roll
 from deltamem_agents.runtime.template import ChatTemplate
 from deltamem_agents.training.batches import Collator

@@ -40,7 +40,11 @@ class Reach:
 
     def __post_init__(self) -> None:
         if self.tokens < 0:
-            raise ConfigError("Reach.tokens is 0, for no bound, or more", got=self.tokens)
+            raise ConfigError(
+                "Reach.tokens is 0, for no bound, or more",
+                got=self.tokens,
+                remedy="Leave it out for no bound.",
+            )
 
     def flags(self, calls: Sequence[Call]) -> list[bool]:
         """For each call, whether it carries a gradient."""

@@ -71,22 +71,41 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1", got=getattr(self, name))
+                raise ConfigError(
+                    f"{name} is at least 1",
+                    got=getattr(self, name),
+                    remedy=f"The default is {getattr(type(self), name)}.",
+                )
         for name in ("pack", "steps", "weight_decay", "patience", "least_gain", "seed"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is at least 0", got=getattr(self, name))
+                raise ConfigError(
+                    f"{name} is at least 0",
+                    got=getattr(self, name),
+                    remedy=f"The default is {getattr(type(self), name)}.",
+                )
         for name in ("learning_rate", "clip", "epochs"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"{name} is finite and above 0", got=value)
+                raise ConfigError(
+                    f"{name} is finite and above 0",
+                    got=value,
+                    remedy=f"The default is {getattr(type(self), name)}.",
+                )
         if not 0 <= self.warm_up < 1:
-            raise ConfigError("warm_up is a share of the steps, from 0 to below 1",
-                              got=self.warm_up)  # fmt: skip
+            raise ConfigError(
+                "warm_up is a share of the steps, from 0 to below 1",
+                got=self.warm_up,
+                remedy=f"The default is {type(self).warm_up}.",
+            )
         choices = {"schedule": ("cosine", "linear", "constant"),
                    "precision": ("fp32", "bf16", "fp16")}  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} is one of {allowed}", got=getattr(self, name))
+                raise ConfigError(
+                    f"{name} is one of {allowed}",
+                    got=getattr(self, name),
+                    remedy=f"The default is {getattr(type(self), name)}.",
+                )
 
     def plan(self) -> EpisodeConfig:
         """How conversations are cut, with the teacher's view where the objective asks for it."""

@@ -43,12 +43,23 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         for name in ("contrast", "kl", "sparsity"):
             if not getattr(self, name) >= 0:
-                raise ConfigError(f"ObjectiveConfig.{name} is at least 0", got=getattr(self, name))
+                raise ConfigError(
+                    f"ObjectiveConfig.{name} is at least 0",
+                    got=getattr(self, name),
+                    remedy="Pass 0 to leave this term out.",
+                )
         if not self.margin > 0:
-            raise ConfigError("ObjectiveConfig.margin is above 0", got=self.margin)
+            raise ConfigError(
+                "ObjectiveConfig.margin is above 0",
+                got=self.margin,
+                remedy=f"The default is {type(self).margin}.",
+            )
         if not 0 <= self.sparsity_target <= 1:
-            raise ConfigError("ObjectiveConfig.sparsity_target is between 0 and 1",
-                              got=self.sparsity_target)  # fmt: skip
+            raise ConfigError(
+                "ObjectiveConfig.sparsity_target is between 0 and 1",
+                got=self.sparsity_target,
+                remedy=f"The default is {type(self).sparsity_target}.",
+            )
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class MemoryTrainer(Trainer):  # type: ignore[misc]
             raise UnsupportedModelError(
                 "an adapter that is trained on chats writes by token or by message",
                 got=config.write,
+                remedy='Train it with DeltaMemConfig(write="token") or "message".',
             )
         layers = any(
             getattr(self.args, name, False)

@@ -42,9 +42,13 @@ class EpisodeConfig:
 
     def __post_init__(self) -> None:
         if self.questions < 1:
-            raise ConfigError("questions is at least 1", got=self.questions)
+            raise ConfigError(
+                "questions is at least 1", got=self.questions, remedy="Pass 1 or more."
+            )
         if self.visible not in ("turn", "window"):
-            raise ConfigError('visible is "turn" or "window"', got=self.visible)
+            raise ConfigError(
+                'visible is "turn" or "window"', got=self.visible, remedy='Leave it out for "turn".'
+            )
 
 
 @dataclass(frozen=True)

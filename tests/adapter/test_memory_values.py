@@ -19,7 +19,7 @@ from deltamem_agents.adapter import (
 )
 from deltamem_agents.adapter.call import FLIGHT
 from deltamem_agents.core.state import Ledger, MemoryState
-from deltamem_agents.errors import StateError, UnsupportedModelError
+from deltamem_agents.errors import ConfigError, StateError, UnsupportedModelError
 
 SHAPE = (3, 2, 4, 4)
 
@@ -90,7 +90,7 @@ def test_a_memory_needs_an_adapter(backbone):
 
 
 def test_the_keyword_takes_a_memory_call(model, tokens):
-    with pytest.raises(TypeError, match="MemoryCall"):
+    with pytest.raises(ConfigError, match="MemoryCall"):
         model(tokens(1, 4), delta_mem=True)
 
 

@@ -36,10 +36,16 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         found = json.loads(text)
     except (ValueError, UnicodeError, ImportError) as error:
         raise FileFormatError(
-            "a data set is JSON, JSONL, CSV or parquet", got=f"{path}: {error}"
+            "a data set is JSON, JSONL, CSV or parquet",
+            got=f"{path}: {error}",
+            remedy="Convert the file to one of these, in UTF-8.",
         ) from error
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
-        raise FileFormatError("a JSON data set is a list of objects", got=str(path))
+        raise FileFormatError(
+            "a JSON data set is a list of objects",
+            got=str(path),
+            remedy="Put the records into one list, or give a line to each (.jsonl).",
+        )
     return found
 
 

@@ -47,7 +47,11 @@ class IFEval(Task):
 
     def _check(self, names: list[str]) -> None:
         if unknown := sorted(set(names) - set(CHECKS)):
-            raise FileFormatError("instructions are those of IFEval", got=unknown)
+            raise FileFormatError(
+                "instructions are those of IFEval",
+                got=unknown,
+                remedy="Give the file input_data.jsonl as IFEval released it.",
+            )
         if "language:response_language" in names and find_spec("langdetect") is None:
             raise ConfigError(
                 "a response's language is told by langdetect",

@@ -74,7 +74,9 @@ class LoCoMo(Task):
                 asked = [_question(one) for one in sample["qa"] if one["category"] in CATEGORIES]
             except (KeyError, TypeError, AttributeError) as error:
                 raise FileFormatError(
-                    "the file is LoCoMo's locomo10.json", got=f"{self.path}: {error!r}"
+                    "the file is LoCoMo's locomo10.json",
+                    got=f"{self.path}: {error!r}",
+                    remedy="Give the file as LoCoMo released it.",
                 ) from error
             yield Episode(str(sample["sample_id"]), told, tuple(asked[: self.limit]))
 

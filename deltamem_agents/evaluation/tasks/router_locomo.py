@@ -50,7 +50,9 @@ def load_locomo(path: Path) -> tuple[Dialogue, ...]:
         return tuple(_dialogue(sample) for sample in samples)
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(
-            "the file is LoCoMo's locomo10.json", got=f"{path}: {error!r}"
+            "the file is LoCoMo's locomo10.json",
+            got=f"{path}: {error!r}",
+            remedy="Give the file as LoCoMo released it.",
         ) from error
 
 

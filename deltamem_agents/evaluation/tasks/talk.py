@@ -55,7 +55,9 @@ def talk(style: str, seed: int) -> Talk:
         return WorldTalk(seed)
     if style == "plain":
         return PlainTalk(seed)
-    raise ConfigError(f"a style is one of {', '.join(STYLES)}", got=style)
+    raise ConfigError(
+        f"a style is one of {', '.join(STYLES)}", got=style, remedy="Choose one of these."
+    )
 
 
 def exchange(said: str, reply: str) -> tuple[Message, ...]:
