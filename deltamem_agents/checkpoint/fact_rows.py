@@ -104,7 +104,6 @@ def rekey_facts(
     connection: Connection,
     tables: FactTables,
     tenant: str,
-    threads: Sequence[str],
     old: Coder,
     new: Coder,
 ) -> int:
@@ -116,7 +115,6 @@ def rekey_facts(
         connection: inside the change's transaction.
         tables: of the installation.
         tenant: whose facts.
-        threads: the tenant's threads.
         old: opens what is there.
         new: seals it again.
 
@@ -139,17 +137,10 @@ def rekey_facts(
             own = (held, vectors.c.model == vector.model)
             sealed = seal(new, unseal(old, bytes(vector.vector)))
             connection.execute(vectors.update().where(*own).values(vector=sealed))
-        values = {
-            **row._mapping,
-            **{name: hide(row._mapping[name]) for name in ("slot", "digest", "message")},
-            "body": seal(new, unseal(old, bytes(row.body))),
-            "words": None,
-        }
-        # Not an update: the full-text index follows rows that go and rows that come.
-        connection.execute(delete(facts).where(facts.c.number == row.number))
-        connection.execute(insert(facts).values(values))
-    scopes = {scope_hash(tenant, thread) for thread in threads} | {row.scope for row in found}
-    _tombstones(connection, tables, scopes, hide)
+        changed = {name: hide(row._mapping[name]) for name in ("slot", "digest", "message")}
+        body = seal(new, unseal(old, bytes(row.body)))
+        renew(connection, tables, row, **changed, body=body, words=None)
+    _tombstones(connection, tables, tenant, hide)
     return len(found)
 
 
@@ -158,10 +149,20 @@ def _keyed_by(coder: Coder) -> Callable[[str], str]:
 
 
 def _tombstones(
-    connection: Connection, tables: FactTables, scopes: set[str], hide: Callable[[str], str]
+    connection: Connection, tables: FactTables, tenant: str, hide: Callable[[str], str]
 ) -> None:
     table = tables.tombstones
-    for scope in scopes:
-        for row in _rows(connection, table, scope):
-            own = table.c.fact_id == row.fact_id
-            connection.execute(table.update().where(own).values(message=hide(row.message)))
+    own = table.c.tenant == tenant_hash(tenant)
+    for row in connection.execute(select(table).where(own)).all():
+        one = table.c.fact_id == row.fact_id
+        connection.execute(table.update().where(one).values(message=hide(row.message)))
+
+
+def renew(connection: Connection, tables: FactTables, row: Row[Any], **changed: Any) -> None:
+    """A fact's row with new values, under its old number.
+
+    Not an update: the full-text index follows rows that go and rows that come.
+    """
+    facts = tables.facts
+    connection.execute(delete(facts).where(facts.c.number == row.number))
+    connection.execute(insert(facts).values({**row._mapping, **changed}))

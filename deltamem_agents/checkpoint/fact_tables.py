@@ -60,10 +60,11 @@ class FactTables:
     closings: Table = field(init=False, compare=False)
     tombstones: Table = field(init=False, compare=False)
     vectors: Table = field(init=False, compare=False)
+    outdated: Table = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", MetaData(schema=self.schema))
-        for name in ("facts", "branches", "closings", "tombstones", "vectors"):
+        for name in ("facts", "branches", "closings", "tombstones", "vectors", "outdated"):
             object.__setattr__(self, name, getattr(self, f"_{name}")())
 
     def named(self, name: str) -> str:
@@ -127,6 +128,7 @@ class FactTables:
             Column("scope", String(64), nullable=False),
             Column("message", String(64), nullable=False),  # hash of the message's id, no content
             Column("forgotten_at", Double, nullable=False),
+            Column("tenant", String(64)),  # hash of the tenant; None where nobody can tell
             Index(self.prefix + "fact_tombstones_by_scope", "scope"),
         )
 
@@ -139,6 +141,10 @@ class FactTables:
             Column("vector", content(), nullable=False),  # float32 little-endian, unit length
             Index(self.prefix + "fact_vectors_by_scope", "scope", "model"),
         )
+
+    def _outdated(self) -> Table:
+        """Tenants whose facts an older version hashed; the next `FactStore` does it anew."""
+        return self._table("fact_outdated", Column("tenant", String(64), primary_key=True))
 
     def full_text(self, dialect: str) -> tuple[str, ...]:
         """The statements that make the full-text index on a database that has it not."""
@@ -166,45 +172,6 @@ class FactTables:
 def fact_tables(schema: str | None = None, prefix: str = "") -> FactTables:
     """The tables of one installation, the same object each time."""
     return FactTables(schema, prefix)
-
-
-def create_fact_tables(connection: Connection, schema: str | None = None, prefix: str = "") -> None:
-    """Makes the tables and the full-text index; what is there already is left as it is.
-
-    Args:
-        connection: inside the migration's transaction.
-        schema: as of the saver's `Tables`.
-        prefix: as of the saver's `Tables`.
-    """
-    tables = fact_tables(schema, prefix)
-    tables.metadata.create_all(connection)
-    name = connection.dialect.name
-    if name in ("mysql", "mariadb"):
-        shown = f"SHOW INDEX FROM {tables.named('facts')} WHERE Key_name = '{prefix}facts_words'"
-        if connection.exec_driver_sql(shown).first() is not None:
-            return
-    for statement in tables.full_text(name):
-        connection.exec_driver_sql(statement)
-
-
-def index_facts_at_once(
-    connection: Connection, schema: str | None = None, prefix: str = ""
-) -> None:
-    """PostgreSQL's full-text index keeps no list of rows that wait; elsewhere there is none.
-
-    Such a list makes the planner read the table instead: a search of 10,000 facts took 330 ms
-    after a bulk load, 0.2 ms without it.
-
-    Args:
-        connection: inside the migration's transaction.
-        schema: as of the saver's `Tables`.
-        prefix: as of the saver's `Tables`.
-    """
-    if connection.dialect.name != "postgresql":
-        return
-    index = fact_tables(schema, prefix).named("facts_words")
-    connection.exec_driver_sql(f"ALTER INDEX IF EXISTS {index} SET (fastupdate = off)")
-    connection.exec_driver_sql(f"SELECT gin_clean_pending_list(to_regclass('{index}'))").close()
 
 
 def tenant_hash(tenant: str) -> str:

@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy import Connection, func, inspect, select, text, union
 
-from deltamem_agents.checkpoint.fact_tables import create_fact_tables, index_facts_at_once
+from deltamem_agents.checkpoint import fact_schema
+from deltamem_agents.checkpoint.fact_tables import FactTables, fact_tables
+from deltamem_agents.checkpoint.failures import DAMAGED
+from deltamem_agents.checkpoint.rows import text as as_text
 from deltamem_agents.checkpoint.tables import Tables
 from deltamem_agents.errors import CorruptStorageError, SchemaVersionError, StorageBusyError
 
@@ -22,25 +25,30 @@ LOCK_NAME = "deltamem_migrations"
 LOCK_NUMBER = 0x64656C7461  # "delta"
 LOCK_SECONDS = 60
 
+Step = Callable[[Connection, Tables], None]
+
 
 def _create_checkpoint_tables(connection: Connection, tables: Tables) -> None:
     _refuse_foreign(connection, tables)
     tables.metadata.create_all(connection)
 
 
-def _create_fact_tables(connection: Connection, tables: Tables) -> None:
-    create_fact_tables(connection, tables.schema, tables.prefix)
+def _facts(step: Callable[[Connection, FactTables], None]) -> Step:
+    return lambda connection, tables: step(connection, fact_tables(tables.schema, tables.prefix))
 
 
-def _index_facts_at_once(connection: Connection, tables: Tables) -> None:
-    index_facts_at_once(connection, tables.schema, tables.prefix)
+def _note_tenants(connection: Connection, tables: Tables) -> None:
+    held = (select(t.c.tenant, t.c.thread_id) for t in (tables.checkpoints, tables.writes))
+    threads = ((as_text(row[0]), as_text(row[1])) for row in connection.execute(union(*held)).all())
+    fact_schema.note_tenants(connection, fact_tables(tables.schema, tables.prefix), threads)
 
 
-Step = Callable[[Connection, Tables], None]
 STEPS: tuple[tuple[str, Step], ...] = (
     ("checkpoints, channels, blobs, writes, memory_states", _create_checkpoint_tables),
-    ("facts", _create_fact_tables),
-    ("facts are indexed at once", _index_facts_at_once),
+    ("facts", _facts(fact_schema.create_fact_tables)),
+    ("facts are indexed at once", _facts(fact_schema.index_facts_at_once)),
+    ("facts are hashed without their scope", _facts(fact_schema.note_outdated)),
+    ("tombstones know their tenant", _note_tenants),
 )
 
 
@@ -75,7 +83,7 @@ def migrate(connection: Connection, tables: Tables) -> int:
 
 def _checked(version: object) -> int:
     if not isinstance(version, int) or version < 0:
-        raise CorruptStorageError("the schema has a version number", got=version)
+        raise CorruptStorageError("the schema has a version number", got=version, remedy=DAMAGED)
     if version > len(STEPS):
         raise SchemaVersionError(
             f"this package knows the schema up to version {len(STEPS)}",
@@ -103,7 +111,11 @@ def _no_lock() -> Iterator[None]:
 def _named_lock(connection: Connection) -> Iterator[None]:
     parameters = {"name": LOCK_NAME, "seconds": LOCK_SECONDS}
     if connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), parameters) != 1:
-        raise StorageBusyError("one process at a time changes the schema", got=LOCK_NAME)
+        raise StorageBusyError(
+            "one process at a time changes the schema",
+            got=LOCK_NAME,
+            remedy="Call again when the other process has changed it.",
+        )
     try:
         yield
         # Recorded before the lock goes, or a second process would start over.

@@ -15,7 +15,6 @@ from deltamem_agents.checkpoint import metadata as meta
 from deltamem_agents.checkpoint import rows
 from deltamem_agents.checkpoint.fact_rows import rekey_facts
 from deltamem_agents.checkpoint.fact_tables import fact_tables
-from deltamem_agents.checkpoint.retention import threads
 from deltamem_agents.checkpoint.serde import Coder
 from deltamem_agents.checkpoint.tenancy import KEY_BYTES, plain_salt
 
@@ -88,8 +87,7 @@ def _salt(context: Context, secret: bool) -> bytes:
 
 def _facts(session: Session, change: _Change, context: Context) -> None:
     tables = fact_tables(context.tables.schema, context.tables.prefix)
-    names = threads(context)(session)
-    rekey_facts(session.core, tables, change.tenant, names, change.old, change.new)
+    rekey_facts(session.core, tables, change.tenant, change.old, change.new)
     if session.statements.family == "sqlite":
         index = tables.named("fact_words")
         session.core.exec_driver_sql(f"INSERT INTO {index}({index}) VALUES ('optimize')")
@@ -98,15 +96,10 @@ def _facts(session: Session, change: _Change, context: Context) -> None:
 def _lock(change: _Change) -> None:
     preparer = change.connection.dialect.identifier_preparer
     tables = change.tables
+    facts = fact_tables(tables.schema, tables.prefix)
+    held = (tables.checkpoints, tables.channels, tables.writes, tables.blobs)
     names = ", ".join(
-        preparer.format_table(table)
-        for table in (
-            tables.checkpoints,
-            tables.channels,
-            tables.writes,
-            tables.blobs,
-            fact_tables(tables.schema, tables.prefix).facts,
-        )
+        preparer.format_table(table) for table in (*held, facts.facts, facts.tombstones)
     )
     change.connection.execute(text(f"LOCK TABLE {names} IN EXCLUSIVE MODE"))
 

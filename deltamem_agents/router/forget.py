@@ -10,6 +10,7 @@ from deltamem_agents.checkpoint.engines import truncate_log
 from deltamem_agents.checkpoint.fact_tables import delete_facts
 from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.facts import ForgetReport, Scope
+from deltamem_agents.router.outdated import spellings
 from deltamem_agents.router.transactions import read, write
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ def forget(
         for row in rows:
             connection.execute(
                 tables.tombstones.insert().values(
-                    fact_id=row.fact_id, scope=scope.key, message=row.message, forgotten_at=now
+                    fact_id=row.fact_id,
+                    scope=scope.key,
+                    tenant=row.tenant,
+                    message=row.message,
+                    forgotten_at=now,
                 )
             )
         delete_facts(connection, scope.key, [row.number for row in rows], tables)
@@ -44,7 +49,11 @@ def forget(
     purged = purge_file(store)
     left = read(store.engine, lambda c: _chosen(store, c, scope, fact_ids, message_ids))
     if left:
-        raise FactStoreError("what is forgotten is not found again", got=f"{len(left)} facts")
+        raise FactStoreError(
+            "what is forgotten is not found again",
+            got=f"{len(left)} facts",
+            remedy="Another writer told it again meanwhile; call forget once more.",
+        )
     repeated = tuple(
         fact for fact in store.facts(scope) if any(value in fact.quote.lower() for value in values)
     )
@@ -72,7 +81,7 @@ def _chosen(
     message_ids: tuple[str, ...],
 ) -> list[Row[Any]]:
     column = store.tables.facts.c
-    messages = [store.shelf.keyed(one) for one in message_ids if one]
+    messages = [each for one in message_ids if one for each in spellings(store.shelf, one)]
     if not fact_ids and not messages:
         return []
     found = connection.execute(

@@ -25,8 +25,12 @@ def slot_of(draft: Draft) -> str:
     """
     if not draft.revisable or not draft.attribute:
         return ""
-    subject, attribute = " ".join(tokens(draft.subject)), " ".join(tokens(draft.attribute))
-    return hashed(subject, attribute)
+    return slot_named(draft.subject, draft.attribute)
+
+
+def slot_named(subject: str, attribute: str) -> str:
+    """The slot of this attribute of this subject."""
+    return hashed(" ".join(tokens(subject)), " ".join(tokens(attribute)))
 
 
 def hashed(*parts: str) -> str:

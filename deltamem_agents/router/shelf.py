@@ -17,6 +17,7 @@ from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.facts import AUTHORITY, Draft, Fact, Scope
 from deltamem_agents.router.keyword import index_text, words_of
 from deltamem_agents.router.messages import Heard
+from deltamem_agents.router.outdated import spellings
 from deltamem_agents.router.rows import (
     add_head,
     body_of,
@@ -106,12 +107,12 @@ class Shelf:
             drafts: digest -> facts of that message.
             metadata: digest -> what is known of that document.
         """
-        known = known_digests(connection, self.tables, scope, drafts)
+        known = self._known(connection, scope, {each: told[each] for each in drafts})
         buried = self._buried(connection, scope)
         new: list[Fact] = []
         for digest, found in drafts.items():
             one = told[digest]
-            if digest in known or (one.message_id and self.keyed(one.message_id) in buried):
+            if digest in known or not buried.isdisjoint(spellings(self, one.message_id)):
                 continue
             more = (metadata or {}).get(digest)
             new += [
@@ -128,7 +129,7 @@ class Shelf:
         drafts: Mapping[str, Sequence[Draft]],
     ) -> Scope:
         """Records what this branch has not recorded yet under a head of its own."""
-        known = known_digests(connection, self.tables, scope, drafts)
+        known = self._known(connection, scope, {each: told[each] for each in drafts})
         new = {digest: found for digest, found in drafts.items() if digest not in known}
         if not new:
             return scope
@@ -137,6 +138,12 @@ class Shelf:
         add_head(connection, self.tables, scope, head)
         self.record(connection, onward, told, new)
         return onward
+
+    def _known(self, connection: Connection, scope: Scope, told: Mapping[str, Heard]) -> set[str]:
+        """Which of the messages this branch has recorded already, by the digests given."""
+        spelled = {each: d for d, one in told.items() for each in spellings(self, one.digest)}
+        found = known_digests(connection, self.tables, scope, spelled)
+        return {spelled[each] for each in found}
 
     def _buried(self, connection: Connection, scope: Scope) -> set[str]:
         column = self.tables.tombstones.c

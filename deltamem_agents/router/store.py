@@ -11,16 +11,14 @@ from langchain_core.embeddings import Embeddings
 from sqlalchemy import Connection, inspect
 
 from deltamem_agents.checkpoint.context import Context
-from deltamem_agents.checkpoint.fact_tables import (
-    create_fact_tables,
-    fact_tables,
-    index_facts_at_once,
-)
+from deltamem_agents.checkpoint.fact_schema import make_fact_schema
+from deltamem_agents.checkpoint.fact_tables import fact_tables
 from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.extract import extract
 from deltamem_agents.router.facts import Draft, Fact, ForgetReport, Hit, Scope
 from deltamem_agents.router.forget import forget
 from deltamem_agents.router.messages import Heard, Message, heard
+from deltamem_agents.router.outdated import renew
 from deltamem_agents.router.rows import lineage_of
 from deltamem_agents.router.search import search
 from deltamem_agents.router.shelf import Saver, Shelf
@@ -75,9 +73,9 @@ class FactStore:
 
     def _prepare(self, connection: Connection) -> None:
         tables = self.tables
-        if not inspect(connection).has_table(tables.vectors.name, schema=tables.schema):
-            create_fact_tables(connection, tables.schema, tables.prefix)
-            index_facts_at_once(connection, tables.schema, tables.prefix)
+        if not inspect(connection).has_table(tables.outdated.name, schema=tables.schema):
+            make_fact_schema(connection, tables.schema, tables.prefix)
+        renew(connection, self.shelf)
 
     def __repr__(self) -> str:
         return f"FactStore({self.engine.dialect.name}, tenant={self.tenant!r})"
