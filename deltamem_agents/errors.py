@@ -17,10 +17,9 @@ class DeltaMemError(Exception):
         remedy: what the reader can do about it, as an imperative.
     """
 
-    def __init__(self, rule: str, *, got: object = None, remedy: str = "") -> None:
+    def __init__(self, rule: str, *, got: object, remedy: str) -> None:
         self.rule, self.got, self.remedy = rule, got, remedy
-        received = "" if got is None else f"; got {_short(got)}"
-        super().__init__(f"{rule}{received}." + (f" {remedy}" if remedy else ""))
+        super().__init__(f"{rule}; got {_short(got)}. {remedy}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.rule, self.got, self.remedy)

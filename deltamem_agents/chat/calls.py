@@ -49,7 +49,9 @@ def prepare(
     """
     if unknown := sorted(set(kwargs) - {*_SAMPLING, *_OTHER, *_IGNORED}):
         raise ChatRequestError(
-            f"a call's parameters are {', '.join((*_SAMPLING, *_OTHER))}", got=unknown
+            f"a call's parameters are {', '.join((*_SAMPLING, *_OTHER))}",
+            got=unknown,
+            remedy="Leave it out, or give it to ChatDeltaMem(...) if it is one of the model's.",
         )
     if (name := kwargs.get("model")) not in (None, chat.engine.name):
         raise ChatRequestError(
@@ -119,6 +121,7 @@ def response_schema(response_format: Any) -> dict[str, Any] | None:
         'response_format is {"type": "json_object"} or {"type": "json_schema", "json_schema": '
         '{"schema": ...}}',
         got=response_format,
+        remedy="Call model.with_structured_output(schema), which makes it.",
     )
 
 
@@ -127,5 +130,7 @@ def _stops(stop: Sequence[str] | str | None) -> tuple[str, ...]:
         return ()
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(text, str) for text in stops):
-        raise ChatRequestError("stop is a string or a list of strings", got=stop)
+        raise ChatRequestError(
+            "stop is a string or a list of strings", got=stop, remedy="Pass for example stop=['.']."
+        )
     return stops

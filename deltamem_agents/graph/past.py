@@ -202,5 +202,9 @@ def load_past(thread: Thread) -> Steps[list[CheckpointTuple]]:
         alisted,
     )
     if not found:
-        raise ThreadHistoryError("a thread has checkpoints", got=thread.place.thread)
+        raise ThreadHistoryError(
+            "a thread has checkpoints",
+            got=thread.place.thread,
+            remedy="See `deltamem inspect DATABASE` for the threads there are.",
+        )
     return sorted(found, key=lambda one: (namespace_of(one), id_of(one)))

@@ -25,16 +25,18 @@ ROUTES: tuple[Route, ...] = ("neural", "exact", "both", "abstain")
 SURE = 0.6  # below this the facts go to the model: a needless fact costs less than a wrong answer
 # Products of features that matter together; a linear model cannot see them otherwise.
 PRODUCTS: tuple[tuple[str, ...], ...] = (
-    ("compose", "named"),
-    ("open_ended", "named"),
-    ("telling", "named"),
-    ("telling", "slot_asked"),
-    ("compose", "slot_asked"),
-    ("lookup", "slot_asked"),
-    ("lookup", "coverage", "subject"),
-    ("lookup", "coverage", "subject", "attribute"),
-    ("lookup", "coverage", "kind"),
+    ("asks", "named"),
+    ("writes", "named"),
+    ("talks", "named"),
+    ("tells", "named"),
+    ("asks", "slot_asked"),
+    ("writes", "slot_asked"),
+    ("talks", "slot_asked"),
+    ("asks", "coverage", "subject"),
+    ("asks", "coverage", "subject", "attribute"),
+    ("asks", "coverage", "kind"),
     ("named", "conflict"),
+    ("named", "sure"),
 )
 
 
@@ -150,7 +152,7 @@ def classifier() -> Classifier:
             raise FileFormatError(
                 "the router's weights are those of its features",
                 got=route,
-                remedy="Fit them again: python -m deltamem_agents.evaluation.tasks.router_fit",
+                remedy="Run `python -m deltamem_agents.evaluation.tasks.router_fit`.",
             )
     return Classifier(loaded["weights"], float(loaded["temperature"]))
 
@@ -188,7 +190,7 @@ def safe(query: str, found: Features, hits: Sequence[Hit]) -> bool:
     """Whether the best fact may answer by itself: it is about what was asked, and undisputed."""
     if not hits or found.conflict or hits[0].fact.kind == "document":
         return False
-    if found.named:
+    if found.named > 0.5:
         return True
     if not hits[0].fact.subject and asks_owned(query):
         return False  # somebody's order number is asked for, and this one is nobody's

@@ -211,7 +211,11 @@ class Shelf:
         """Closes a fact with nothing in its place; see `FactStore.close`."""
         fact = self.one(connection, scope, fact_id)
         if not fact.active:
-            raise FactStoreError("a fact is closed once", got=fact_id)
+            raise FactStoreError(
+                "a fact is closed once",
+                got=fact_id,
+                remedy="Nothing is left to do; see `deltamem facts list`.",
+            )
         self.close(connection, scope, fact.number, 0)
         return replace(fact, superseded_by="closed")
 
@@ -261,7 +265,11 @@ class Shelf:
         """
         found = self.visible(connection, scope, self.tables.facts.c.fact_id == fact_id)
         if not found:
-            raise FactStoreError("a fact belongs to the scope that names it", got=fact_id)
+            raise FactStoreError(
+                "a fact belongs to the scope that names it",
+                got=fact_id,
+                remedy="See `deltamem facts list` for the ids of its thread.",
+            )
         return found[0]
 
     def count(self, connection: Connection, scope: Scope | None = None) -> int:

@@ -270,7 +270,7 @@ def _quantization(name: str) -> Any:
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
-            "quantization needs bitsandbytes", got=name, remedy="pip install bitsandbytes"
+            "quantization needs bitsandbytes", got=name, remedy="Run `pip install bitsandbytes`."
         )
     from transformers import BitsAndBytesConfig
 

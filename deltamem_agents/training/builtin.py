@@ -21,6 +21,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCaus
 
 from deltamem_agents.adapter import DeltaMemConfig, attach, detach, save_adapter
 from deltamem_agents.adapter.model import adapter_parameters
+from deltamem_agents.adapter.ours import check_finite
 from deltamem_agents.runtime.template import ChatTemplate, shipped
 from deltamem_agents.training.backbone import build_backbone
 from deltamem_agents.training.curriculum import Curriculum
@@ -95,9 +96,7 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
 
 def export(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
     """Write backbone, tokenizer and adapter; the model is left without its adapter."""
-    for name, parameter in adapter_parameters(model):
-        if not bool(torch.isfinite(parameter).all()):
-            raise ArithmeticError(f"training diverged: {name} is not finite")
+    check_finite(dict(adapter_parameters(model)))
     fresh = output.with_name(output.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     save_adapter(model, fresh / "adapter")
