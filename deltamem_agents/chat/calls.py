@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
@@ -62,9 +62,11 @@ def prepare(
     values = {name: kwargs.get(name, getattr(chat, name)) for name in _SAMPLING}
     schemas = tool_schemas(kwargs.get("tools") or ())
     thinking = kwargs.get("thinking", chat.thinking)
-    rules, constrained = _rules(chat, schemas, kwargs, thinking)
-    if constrained and thinking is None and chat.engine.template.reasons:
-        thinking = False  # a schema is wanted at once; thinking=True allows a thought before it
+    entries = to_dicts(messages)
+    rules = _rules(schemas, kwargs)
+    if rules.constrains:
+        thought = chat.engine.template.thought(entries, thinking=thinking)
+        rules = replace(rules, thought=thought)
     options = Options(
         sampling=Sampling(**values),
         stop=_stops(chat.stop if stop is None else stop),
@@ -80,27 +82,23 @@ def prepare(
         "thinking": thinking,
         "on_divergence": chat.on_divergence,
     }
-    return Call(slot, (before, to_dicts(messages)), keywords)
+    return Call(slot, (before, entries), keywords)
 
 
-def _rules(
-    chat: ChatDeltaMem, schemas: list[dict[str, Any]], kwargs: dict[str, Any], thinking: bool | None
-) -> tuple[Rules, bool]:
+def _rules(schemas: list[dict[str, Any]], kwargs: dict[str, Any]) -> Rules:
     choice, name = resolve_choice(kwargs.get("tool_choice"), schemas)
     schema = response_schema(kwargs.get("response_format"))
     forced = choice == "any"
     tools = [s for s in schemas if name is None or s["function"]["name"] == name]
     several = kwargs.get("parallel_tool_calls")
     calls = "only" if forced else "never" if choice == "none" or not schemas else "free"
-    rules = Rules(
+    return Rules(
         tools=tuple(tools),
         calls=calls,
         schema=None if forced else schema,
         # Several calls where the model is free to stop; one where a call is demanded.
         parallel=bool(several) if forced else several is not False,
-        thinks=bool(thinking) and chat.engine.template.reasons,
     )
-    return rules, forced or schema is not None
 
 
 def response_schema(response_format: Any) -> dict[str, Any] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from deltamem_agents.errors import MessageError
 from deltamem_agents.runtime.schemas import property_names, strict
 
 _OPEN, _CLOSE, _THINK, _THOUGHT = "<tool_call>", "</tool_call>", "<think>", "</think>"
+_AFTER_THOUGHT = 8  # tokens for the end of a character, the closing mark and line breaks
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,19 @@ class Rules:
             "never": no call.
         schema: a JSON schema that the content follows, or None.
         parallel: whether several calls may follow each other.
-        thinks: whether a thought may come first.
+        thought: "free": a thought may come first; "open": one has been opened; "none".
     """
 
     tools: tuple[Mapping[str, Any], ...] = ()
     calls: str = "free"
     schema: Mapping[str, Any] | None = None
     parallel: bool = True
-    thinks: bool = False
+    thought: Literal["none", "free", "open"] = "none"
+
+    @property
+    def constrains(self) -> bool:
+        """Whether a reply follows them from its first token on."""
+        return self.calls == "only" or self.schema is not None
 
 
 class Grammars:
@@ -76,13 +82,14 @@ class Grammars:
         else:
             grammar = self._lark(rules, text=False)
         self._check(grammar)
-        return lambda: self._matcher(grammar, reserve)
+        thought = _Thought(self._id(_THINK), self._id(_THOUGHT), rules.thought == "open")
+        return lambda: self._matcher(grammar, reserve, replace(thought))
 
-    def _matcher(self, grammar: str, reserve: int) -> Matcher:
+    def _matcher(self, grammar: str, reserve: int, thought: _Thought | None = None) -> Matcher:
         from llguidance import LLMatcher
 
         inner = LLMatcher(self._wrapped, grammar, log_level=0)
-        return Matcher(inner, self._wrapped.vocab_size, reserve, self._closers)
+        return Matcher(inner, self._wrapped.vocab_size, reserve, self._closers, thought)
 
     def _reserve(self, rules: Rules) -> int:
         """Estimate the tokens that the shortest JSON of a schema takes."""
@@ -139,9 +146,13 @@ class Grammars:
             lines.append(f"content: %json {strict(rules.schema)}")
             starts.append("content")
         start = f"({' | '.join(starts)})"
-        if rules.thinks and not text:
-            thought = f'{self._mark(_THINK)} /(.|\\n)*/ {self._mark(_THOUGHT)} "\\n\\n"'
-            start = f"({thought})? {start}"
+        if rules.thought != "none" and not text:
+            rest = f"/(.|\\n)*/ {self._mark(_THOUGHT)} /\\n*/"
+            start = (
+                f"{rest} {start}"
+                if rules.thought == "open"
+                else (f"({self._mark(_THINK)} {rest})? {start}")
+            )
         return "\n".join([*lines[:1], f"start: {start}", *lines[1:]])
 
     def _mark(self, text: str) -> str:
@@ -153,6 +164,20 @@ class Grammars:
         return ids[0] if len(ids) == 1 else None
 
 
+@dataclass
+class _Thought:
+    """Whether a reply is within a thought; the marks are None where they are not one token."""
+
+    opening: int | None
+    closing: int | None
+    inside: bool
+
+    def accept(self, token: int) -> None:
+        """Go on by a token."""
+        if token in (self.opening, self.closing):
+            self.inside = token == self.opening
+
+
 class Matcher:
     """Follows one reply through a grammar.
 
@@ -161,13 +186,20 @@ class Matcher:
         vocabulary: number of tokens.
         reserve: with fewer tokens than this left, what was begun is brought to an end.
         closers: Bool[V] masks of the tokens that do so, the best first.
+        thought: the thought before it, if there may be one; it is brought to an end first.
     """
 
     def __init__(
-        self, matcher: Any, vocabulary: int, reserve: int = 0, closers: Sequence[Tensor] = ()
+        self,
+        matcher: Any,
+        vocabulary: int,
+        reserve: int = 0,
+        closers: Sequence[Tensor] = (),
+        thought: _Thought | None = None,
     ) -> None:
         self._matcher, self._vocabulary = matcher, vocabulary
         self._reserve, self._closers = reserve, closers
+        self._thought = thought or _Thought(None, None, False)
         self._bits = np.zeros((1, (vocabulary + 31) // 32), np.int32)
 
     def allowed(self, left: int) -> Tensor | None:
@@ -183,7 +215,12 @@ class Matcher:
             )
         bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
         allowed = torch.from_numpy(bits[: self._vocabulary].astype(np.bool_))
-        if left <= self._reserve:
+        if self._thought.inside:
+            mark = self._thought.closing  # not allowed between the bytes of a character
+            if left <= self._reserve + _AFTER_THOUGHT and mark is not None and bool(allowed[mark]):
+                allowed = torch.zeros_like(allowed)
+                allowed[mark] = True
+        elif left <= self._reserve:
             for mask in self._closers:
                 size = min(len(mask), len(allowed))
                 if bool((closing := allowed[:size] & mask[:size]).any()):
@@ -193,6 +230,7 @@ class Matcher:
     def accept(self, token: int) -> None:
         """Go on by a token that was allowed."""
         self._matcher.consume_token(token)
+        self._thought.accept(token)
 
 
 class _AfterOpening(Matcher):

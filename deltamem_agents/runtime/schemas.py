@@ -6,42 +6,89 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+# The widest range of 64-bit integers whose ends a float64, as grammars keep bounds, tells exactly.
+_WIDEST = 2**63 - 2**10
+_NUMBER = {"type": "number", "minimum": -_WIDEST, "maximum": _WIDEST}
+_ANY = "anything"
+_REFERENCE = {"$ref": f"#/$defs/{_ANY}"}
+_ANYTHING = {
+    "anyOf": [
+        {"type": "string"},
+        _NUMBER,
+        {"type": ["boolean", "null"]},
+        {"type": "array", "items": _REFERENCE},
+        {"type": "object", "additionalProperties": _REFERENCE},
+    ]
+}
+# Any of these says what a value is; a schema with none of them takes whatever there is.
+_SAYS = {
+    "type", "enum", "const", "properties", "patternProperties", "additionalProperties", "items",
+    "prefixItems", "anyOf", "oneOf", "allOf", "not", "if", "pattern", "format",
+}  # fmt: skip
+_ANNOTATIONS = ("enum", "const", "default", "examples")
+
 
 def strict(schema: Mapping[str, Any]) -> str:
     """A schema without free white space, so that what is generated is its canonical form."""
     options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    return json.dumps({**closed(schema), "x-guidance": options}, ensure_ascii=False)
-
-
-# The widest range of 64-bit integers whose ends a float64, as grammars keep bounds, tells exactly.
-_WIDEST = 2**63 - 2**10
+    whole = {**closed(schema), "x-guidance": options}
+    whole["$defs"] = {**whole.get("$defs", {}), _ANY: _ANYTHING}
+    return json.dumps(whole, ensure_ascii=False)
 
 
 def closed(schema: Any) -> Any:
-    """The same schema, in which objects have the properties that are named and no others.
+    """The same schema, with objects and numbers that fit what stores and other languages have.
 
-    Integers without a bound are kept to 64 bits: stores and other languages have no wider ones.
+    Objects have the properties that are named and no others. Numbers without a bound of their own
+    are kept to 64 bits, written without an exponent, also where a schema takes any value: with
+    more, JSON has infinities and integers of any length.
     """
+    if schema is True:
+        return _REFERENCE
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
-    result: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in ("properties", "patternProperties", "$defs", "definitions"):
-            result[key] = {name: closed(part) for name, part in value.items()}
-        else:
-            result[key] = value if key in ("enum", "const", "default") else closed(value)
-    kinds = schema.get("type")
-    whole = kinds == "integer" or (isinstance(kinds, list) and "integer" in kinds)
-    if whole and not {"enum", "const"} & schema.keys():
-        if not {"minimum", "exclusiveMinimum"} & schema.keys():
-            result["minimum"] = -_WIDEST
-        if not {"maximum", "exclusiveMaximum"} & schema.keys():
-            result["maximum"] = _WIDEST
+    if "$ref" not in schema and not _SAYS & schema.keys():
+        return {**schema, **_REFERENCE}
+    result = {key: _closed_part(key, value) for key, value in schema.items()}
+    kinds = _kinds(schema)
+    if kinds & {"integer", "number"} and not {"enum", "const"} & schema.keys():
+        _bound(result)
     if isinstance(schema.get("properties"), Mapping):
         result.setdefault("additionalProperties", False)
+    elif "object" in kinds and "patternProperties" not in schema:
+        result.setdefault("additionalProperties", _REFERENCE)
+    if "array" in kinds:
+        result.setdefault("items", _REFERENCE)
     return result
+
+
+def _closed_part(key: str, value: Any) -> Any:
+    if key in ("properties", "patternProperties", "$defs", "definitions"):
+        return {name: closed(part) for name, part in value.items()}
+    if value is True and key not in ("items", "additionalProperties"):
+        return value  # an annotation such as deprecated
+    return value if key in _ANNOTATIONS else closed(value)
+
+
+def _kinds(schema: Mapping[str, Any]) -> set[str]:
+    kinds = schema.get("type", ())
+    return {kinds} if isinstance(kinds, str) else set(kinds)
+
+
+def _bound(result: dict[str, Any]) -> None:
+    """Give a number the bounds that it lacks, where the one it has leaves room for the other."""
+    least = max(
+        (result[key] for key in ("minimum", "exclusiveMinimum") if key in result), default=None
+    )
+    most = min(
+        (result[key] for key in ("maximum", "exclusiveMaximum") if key in result), default=None
+    )
+    if least is None and (most is None or most > -_WIDEST):
+        result["minimum"] = -_WIDEST
+    if most is None and (least is None or least < _WIDEST):
+        result["maximum"] = _WIDEST
 
 
 def property_names(schema: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from deltamem_agents.errors import BoundaryError, ConfigError
 from deltamem_agents.runtime.messages import Message, digest_of, normalise
@@ -25,6 +25,7 @@ _MARK = f"\ue000{secrets.token_hex(8)}"
 _BOUNDARY, _OPEN, _CLOSE = f"{_MARK}b\ue001", f"{_MARK}o\ue001", f"{_MARK}c\ue001"
 _MARKS = {"message_boundary": _BOUNDARY, "content_open": _OPEN, "content_close": _CLOSE}
 _CACHED_MESSAGES = 4096
+_QUESTION = {"role": "user", "content": "."}
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,28 @@ class ChatTemplate:
     ) -> tuple[int, ...]:
         """Return the ids that open the assistant's next message."""
         return self.render(messages, tools, thinking=thinking, generate=True)[-1].ids
+
+    def thought(
+        self, messages: Sequence[Message] = (), *, thinking: bool | None = None
+    ) -> Literal["none", "free", "open"]:
+        """Tell how a reply may begin, as the generation prompt says.
+
+        Args:
+            messages: the conversation; its system messages count, since some templates read there
+                whether to reason.
+            thinking: the template's `enable_thinking`; None leaves it to the template.
+
+        Returns:
+            "none": without a thought; "free": the model may open one; "open": one is open already.
+        """
+        if not self.reasons:
+            return "none"
+        asked = [m for m in messages if m.get("role") == "system"]
+        ids = self.generation_prompt([*asked, _QUESTION], thinking=thinking)
+        prompt = str(self.tokenizer.decode(ids))
+        if prompt.rstrip().endswith("<think>"):
+            return "open"
+        return "none" if "</think>" in prompt or thinking is False else "free"
 
     def _text(
         self, entries: list[dict[str, Any]], tools: list[Any], generate: bool, **variables: Any
