@@ -22,7 +22,8 @@ from typing import Any
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.training.subjects import Subject, sentence
-from deltamem_agents.training.world import Split, Turn, Values, World
+from deltamem_agents.training.values import Values
+from deltamem_agents.training.world import Split, Turn, World
 
 LOOK_UP = {
     "type": "function",

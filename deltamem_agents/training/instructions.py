@@ -16,8 +16,10 @@ import random
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
+from deltamem_agents.training.phrasing import phrasings
 from deltamem_agents.training.subjects import capital, lexicon
 from deltamem_agents.training.world import Split, Turn
 
@@ -25,13 +27,32 @@ UNSEEN = 4
 
 
 def refusal(chooser: random.Random, *, unseen: bool = False) -> str:
-    """A refusal sentence; unseen ones have an opening and a body that training never had."""
-    words = lexicon()["instructions"]
+    """A refusal sentence; unseen ones have an opening and a body that training never had.
+
+    Half of training's are words in any order, so that the sentence has to be read where it stands.
+    """
+    words, more = lexicon()["instructions"], phrasings()["instructions"]
+    if not unseen and chooser.random() < 0.5:
+        return capital(" ".join(chooser.choices(_words(), k=chooser.randint(2, 8)))) + "."
     parts = (
-        part[-UNSEEN:] if unseen else part[:-UNSEEN]
-        for part in (words["openings"], words["bodies"])
+        words[name][-UNSEEN:] if unseen else words[name][:-UNSEEN] + more[name]
+        for name in ("openings", "bodies")
     )
     return " ".join(chooser.choice(part) for part in parts)
+
+
+@cache
+def _words() -> list[str]:
+    """Single words, those of the unseen sentences too, and those of the lists of values."""
+    words, more = lexicon()["instructions"], phrasings()["instructions"]
+    said = [part for name in ("openings", "bodies") for part in words[name] + more[name]]
+    listed = [value for kind in ("animal", "colour", "food", "job") for value in _values(kind)]
+    return sorted({word.strip(".,:") for text in said for word in text.split()}) + listed
+
+
+def _values(kind: str) -> list[str]:
+    values: list[str] = lexicon()["values"][kind]
+    return values
 
 
 def kept_out(tool: str, value: str) -> bool:
@@ -133,6 +154,12 @@ class ToolTurn(Turn):
         ]
 
 
+def _also(tool: Tool) -> tuple[str, ...]:
+    """Training's further ways to ask for a tool."""
+    more = phrasings()["instructions"]
+    return tuple(more["asked"].get(tool.name, more["called"]))
+
+
 class Instructor:
     """Draws system prompts and the turns that need them.
 
@@ -145,14 +172,25 @@ class Instructor:
         self.random, self.split = chooser, split
 
     def instruction(self, most: int) -> Instruction:
-        """A prompt with a refusal, with tools (1 to `most`), or with both."""
-        words = lexicon()["instructions"]
+        """A prompt with a refusal, with tools (1 to `most`), with both, or with neither."""
         offered = tuple(self._tools(self.random.randint(1, most))) if most else ()
-        if most and self.random.random() < 0.6:
-            return Instruction(self.random.choice(words["plain"]), offered)
+        if self.random.random() < (0.6 if most else 0.15):
+            return Instruction(self._prompt("plain"), offered)
         said = refusal(self.random, unseen=self.split == "test")
-        text = self.random.choice(words["refusing"]).format(r=said)
+        text = self._prompt("refusing").replace("{r}", said)
         return Instruction(text, offered, said)
+
+    def _prompt(self, kind: str) -> str:
+        """A prompt of the lexicon, or, in two of three of training, one put together."""
+        words, more = lexicon()["instructions"], phrasings()["instructions"]
+        if self.split == "test" or self.random.random() < 0.33:
+            return str(self.random.choice(words[kind]))
+        plain = str(self.random.choice(words["plain"] + more["plain"]))
+        if kind == "plain":
+            return plain
+        when, says = self.random.choice(more["whens"]), self.random.choice(more["says"])
+        rule = capital(f"{when}, {says}")
+        return f"{plain} {rule}" if self.random.random() < 0.5 else rule
 
     def _tools(self, count: int) -> Iterator[Tool]:
         names: set[str] = set()
@@ -175,7 +213,7 @@ class Instructor:
     def turn(self, tool: Tool) -> ToolTurn:
         """Somebody asks for what the tool gives."""
         value = self._value(tool)
-        asked = tool.asked[-1:] if self.split == "test" else tool.asked[:-1]
+        asked = tool.asked[-1:] if self.split == "test" else tool.asked[:-1] + _also(tool)
         text = self.random.choice(asked).format(v=value, f=tool.name) + self.random.choice("?.")
         result = tool.result.format(
             n=self.random.randint(2, 99), m=self.random.randint(10, 59),

@@ -48,6 +48,7 @@ class StageConfig:
         instructed: share of the conversations that have a system prompt.
         unknown: the chance of a question about what was never told, before each other question.
         updates: the chance that a told subject is changed later.
+        decline: weight of the decision to decline.
     """
 
     name: str
@@ -68,6 +69,7 @@ class StageConfig:
     instructed: float = 0.0
     unknown: float = 0.1
     updates: float = 0.1
+    decline: float = 2.0
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], ...]:
@@ -146,7 +148,8 @@ class Stage:
         self.choice = random.Random(seed)
         self.step = 0
         self.running: dict[str, float] = {}
-        self.weights = Weights() if config.train_backbone else Weights(user=0.0)
+        heard = Weights.user if config.train_backbone else 0.0
+        self.weights = Weights(user=heard, decline=config.decline)
 
     @property
     def snapshot(self) -> Path:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from deltamem_agents.training.instructions import call, tools
+from deltamem_agents.training.instructions import call, refusal, tools
+from deltamem_agents.training.phrasing import phrasings
 from deltamem_agents.training.subjects import capital, lexicon, subjects
 from deltamem_agents.training.world import World
 
@@ -18,8 +21,9 @@ SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>",
     "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>",
 )  # fmt: skip
-# The genitive, words and up to three digits with their leading space, punctuation, white space.
-SPLIT = r"'s| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
+# The genitive; the letters of a code, each alone; words and up to two digits with their leading
+# space; punctuation, white space. What is made up falls into few pieces, each of them seen often.
+SPLIT = r"'s| ?\p{Lu}(?=[^\p{Ll}])| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+"
 
 
 def build_tokenizer(seed: int = 0, conversations: int = 4000) -> PreTrainedTokenizerFast:
@@ -65,30 +69,47 @@ def subject_tokens() -> list[str]:
 
 def _corpus(seed: int, conversations: int) -> Iterator[str]:
     world = World(seed)
+    world.drawn.lengths = (1,)  # made-up words fall into their syllables
     for _ in range(conversations):
         turns, truth = world.history(3, 2)
         turns += islice(world.questions(truth), 2)
         for turn in turns:
             yield f"{turn.user}\n{turn.assistant}"
-    # Every number of one to three digits, and every word of the lexicon, becomes one token.
-    numbers = [str(n) for n in range(1000)] + [f"{n:03d}" for n in range(100)]
-    numbers += [f"{n:02d}" for n in range(10)]
-    words = [w for ws in lexicon()["values"].values() for w in ws]
+    # Every number of one or two digits, every syllable and every word becomes one token.
+    numbers = [str(n) for n in range(100)] + [f"{n:02d}" for n in range(10)]
     syllables = lexicon()["values"]["syllables"]
+    for _ in range(12000):
+        yield "-".join(syllables)
+        yield " " + " ".join([*syllables, *map(capital, syllables)])
+    words = [w for name, ws in lexicon()["values"].items() if name != "syllables" for w in ws]
+    texts = [text for source in (lexicon(), phrasings()) for text in _texts(source)]
+    spoken = sorted({word for text in texts for word in re.findall(r"[A-Za-z]{2,}", text)})
     for _ in range(60):
         yield "-".join(numbers)
         yield " " + " ".join([*numbers, *words])
         yield json.dumps(words)  # as an argument of a tool, without a space before it
-        yield " " + " ".join(
-            capital(first + second) for first in syllables for second in syllables[::7]
-        )
+        yield " " + " ".join(spoken)
+        yield "-".join(map(capital, spoken))
     yield from ["user\n", "assistant\n", "system\n"] * 1000
     # What system prompts and tool calls are made of.
-    said = lexicon()["instructions"]
+    said, more = lexicon()["instructions"], phrasings()["instructions"]
+    for _ in range(3000):
+        yield f"{(sentence := refusal(world.random))} {sentence}"
     for _ in range(200):
         yield "\n".join((*said["openings"], *said["bodies"], *said["refusing"]))
+        yield "\n".join((*more["openings"], *more["bodies"], *more["whens"], *more["says"]))
+        yield "\n".join((*more["plain"], *more["called"]))
         for tool in tools():
             yield json.dumps(tool.schema())
             yield json.dumps(call(tool.name, {tool.parameter: "x"}))
-            yield "\n".join((*tool.asked, tool.result))
+            yield "\n".join((*tool.asked, *more["asked"][tool.name], tool.result))
             yield TOOL_PROMPT
+
+
+def _texts(source: Any) -> Iterator[str]:
+    """Every string in a tree of lists and dicts."""
+    if isinstance(source, str):
+        yield source
+    elif isinstance(source, dict | list):
+        for part in source.values() if isinstance(source, dict) else source:
+            yield from _texts(part)

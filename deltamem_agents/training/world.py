@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from deltamem_agents.training.phrasing import Phraser
 from deltamem_agents.training.subjects import (
     INVENTED_KINDS,
     Subject,
@@ -27,9 +28,11 @@ from deltamem_agents.training.subjects import (
     sentence,
     subjects,
 )
+from deltamem_agents.training.values import Drawn, Values
 
 Split = Literal["train", "test"]
-Values = Literal["known", "invented", "all"]
+_COMPOSED = 0.7
+_FREE = 0.15
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class World:
         self.random = random.Random(seed)
         self.split, self.values = split, values
         self.words = lexicon()
+        self.phraser = Phraser(self.random)
+        free = _FREE if (split, values) == ("train", "all") else 0.0
+        self.drawn = Drawn(self.random, values, free)
         self.pool = [s for s in subjects() if self._has_values(s)]
 
     def _has_values(self, subject: Subject) -> bool:
@@ -84,33 +90,11 @@ class World:
     def value(self, subject: Subject, other_than: str | None = None) -> str:
         """A value for the subject, from the split's side of the hash."""
         for _ in range(400):
-            drawn = self._draw(subject.kind)
+            drawn = self.drawn.value(subject.kind)
             if drawn != other_than and held_out(subject, drawn) == (self.split == "test"):
                 return drawn
         # A short list may hold only one such value: then a revision takes any other.
-        return next(v for v in iter(lambda: self._draw(subject.kind), "") if v != other_than)
-
-    def _draw(self, kind: str) -> str:
-        choose = self.random.choice
-        if kind == "fullname":
-            known = self.values == "known" or (self.values == "all" and self.random.random() < 0.6)
-            kind = "name" if known else "invented"
-        if kind == "digits":
-            return str(self.random.randint(1, 10 ** self.random.randint(2, 5)))
-        if kind == "code":
-            letters = "".join(choose(self.words["values"]["letters"]) for _ in range(2))
-            return f"{letters}-{self.random.randint(10, 9999)}"
-        if kind == "version":
-            return ".".join(
-                str(self.random.randint(0, 40)) for _ in range(self.random.choice((2, 3)))
-            )
-        if kind == "invented":
-            parts = self.random.choice((2, 2, 3))
-            return capital("".join(choose(self.words["values"]["syllables"]) for _ in range(parts)))
-        if kind == "phrase":
-            lists = self.words["values"]
-            return f"{choose(lists['colour'])} {choose(lists['animal'])}"
-        return str(choose(self.words["values"][kind]))
+        return next(v for v in iter(lambda: self.drawn.listed(subject.kind), "") if v != other_than)
 
     # ------------------------------------------------------------------- turns
 
@@ -133,10 +117,7 @@ class World:
 
     def question(self, subject: Subject, value: str | None) -> Turn:
         """The user asks; the assistant answers, or says that it was never told (value None)."""
-        own = self._specific(subject)[1]
-        shared = self._pick("questions")
-        pattern = self._of(own) if self.random.random() < 0.45 and own else shared
-        text = self._fill(pattern, subject, None) + "?"
+        text = self._question(subject) + "?"
         kind = "unknown" if value is None else "question"
         values = () if value is None else (value,)
         return Turn(self._spoken(text), sentence(subject, value), kind, values, (subject,))
@@ -161,12 +142,27 @@ class World:
             self._spoken(text.strip()) + choose([".", ".", "!"]), choose(chat["replies"]), "chat"
         )
 
+    def _question(self, subject: Subject) -> str:
+        if self._phrased():
+            return self.phraser.question(subject)
+        own = self._specific(subject)[1]
+        shared = self._pick("questions")
+        pattern = self._of(own) if self.random.random() < 0.45 and own else shared
+        return self._fill(pattern, subject, None)
+
     def _statement(self, subject: Subject, value: str, update: bool) -> str:
+        if self._phrased():
+            phrase = self.phraser.update if update else self.phraser.statement
+            return phrase(subject, value)
         own = self._specific(subject)[0]
         pattern = self._pick("updates" if update else "statements")
         if not update and own and self.random.random() < 0.45:
             pattern = self._of(own)
         return self._fill(pattern, subject, value)
+
+    def _phrased(self) -> bool:
+        """Whether a wording is composed; tests and the rest of training take the lexicon's."""
+        return self.split == "train" and self.random.random() < _COMPOSED
 
     def _specific(self, subject: Subject) -> tuple[list[str], list[str]]:
         group = "service" if subject.entity in self.words["services"] else "person"

@@ -31,6 +31,7 @@ NEEDED = (
     "deltamem_agents/cli/conversation.json",
     "deltamem_agents/runtime/templates/chatml.jinja",
     "deltamem_agents/training/lexicon.json",
+    "deltamem_agents/training/phrasings.json",
 )
 WHERE = (
     "import sys, deltamem_agents; print(deltamem_agents.__file__); print('torch' in sys.modules)"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import random
 
-from deltamem_agents.training.subjects import held_out, lexicon, sentence, subjects
+from deltamem_agents.training.phrasing import Phraser, filled, third_person
+from deltamem_agents.training.subjects import Subject, held_out, lexicon, sentence, subjects
+from deltamem_agents.training.values import Drawn
 from deltamem_agents.training.world import World
 
 
@@ -44,6 +47,52 @@ def test_held_out_phrasings_are_never_drawn_in_training() -> None:
     assert openings
     assert len(asked) > 300
     assert not any(f"{o} " in text for o in openings for text in asked)
+
+
+def kept_apart(subject: Subject, value: str) -> set[str]:
+    """Every held-out wording about a subject, filled."""
+    words, world = lexicon(), World(0, "test")
+    own = [listed[-1:] for listed in world._specific(subject) if len(listed) > 2]
+    shared = [words[f"{name}_held_out"] for name in ("statements", "updates", "questions")]
+    return {world._fill(p, subject, value).lower() for ps in (*own, *shared) for p in ps}
+
+
+def test_held_out_wordings_never_come_out_of_the_composed_ones() -> None:
+    phraser, drawn, seen = Phraser(random.Random(6)), Drawn(random.Random(6), "all"), set()
+    for subject in [s for s in subjects() if s.entity in ("me", "sister", "billing")]:
+        value = drawn.listed(subject.kind)
+        apart = kept_apart(subject, value)
+        assert len(apart) >= 8
+        for _ in range(800):
+            said = {phraser.question(subject), phraser.statement(subject, value),
+                    phraser.update(subject, value)}  # fmt: skip
+            assert not [one for text in said for one in apart if one in text.lower()]
+            assert not [text for text in said if "{" in text or "~" in text]
+            seen |= said
+    assert len(seen) > 60_000
+
+
+def test_a_verb_follows_its_entity() -> None:
+    me, sister = (Subject(entity, "home city", "city") for entity in ("me", "sister"))
+    pattern = "{e} ~be at home in {v}, {e} ~have {poss} flat there, ask {obj}"
+    assert filled(pattern, me, "Oslo") == "I am at home in Oslo, I have my flat there, ask me"
+    assert filled(pattern, sister, "Oslo") == (
+        "my sister is at home in Oslo, my sister has my sister's flat there, ask my sister"
+    )
+    assert [third_person(v) for v in ("go", "carry", "say", "watch")] == [
+        "goes", "carries", "says", "watches"
+    ]  # fmt: skip
+
+
+def test_values_of_any_shape_belong_to_training_only() -> None:
+    def told(world: World) -> set[str]:
+        [me] = [s for s in world.pool if (s.entity, s.attribute) == ("me", "home city")]
+        return {world.value(me) for _ in range(300)}
+
+    cities = set(lexicon()["values"]["city"])
+    assert told(World(1)) - cities
+    assert told(World(1, values="known")) <= cities
+    assert told(World(1, "test")) <= cities
 
 
 def test_a_seed_repeats_and_another_does_not() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from deltamem_agents.evaluation.frame import Episode, Held, Question, Reply, Scores, Task
 from deltamem_agents.evaluation.subjects import CONTROLS, Reader
 from deltamem_agents.runtime.engine import Engine
-from deltamem_agents.training.world import Turn, Values, World
+from deltamem_agents.training.values import Values
+from deltamem_agents.training.world import Turn, World
 
 UNKNOWN = ": never told, declined"
 
