@@ -19,7 +19,7 @@ from deltamem_agents.checkpoint import writing
 from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.database import Operation
 from deltamem_agents.checkpoint.identifiers import Address, address_of
-from deltamem_agents.checkpoint.removal import Removal, collect
+from deltamem_agents.checkpoint.removal import Removal, collect, load_thread, remove
 from deltamem_agents.checkpoint.session import Session
 
 if TYPE_CHECKING:
@@ -35,12 +35,15 @@ class Rewrite:
         checkpoint: the new content; its id says which checkpoint is rewritten.
         metadata: of the checkpoint, as it was.
         drop_writes: whether the writes stored at this checkpoint go.
+        kept: channels whose writes stay even so: a later checkpoint's DeltaChannel is read from
+            them.
     """
 
     config: RunnableConfig
     checkpoint: Checkpoint
     metadata: CheckpointMetadata
     drop_writes: bool = True
+    kept: frozenset[str] = frozenset()
 
     @property
     def address(self) -> Address:
@@ -92,8 +95,21 @@ def _rewrite(session: Session, context: Context, rewrites: Sequence[Rewrite]) ->
         if rewrite.drop_writes:
             table = context.tables.writes
             where = _at(table, context, rewrite.address)
+            if rewrite.kept:
+                where = and_(where, table.c.channel.not_in(sorted(rewrite.kept)))
             writes += session.core.execute(delete(table).where(where)).rowcount
-    return Removal(writes=writes) + collect(session.core, context, sorted(held))
+    removal = Removal(writes=writes) + collect(session.core, context, sorted(held))
+    for thread_id in sorted({rewrite.address.thread_id for rewrite in rewrites}):
+        removal += _uncover(session, context, thread_id)
+    return removal
+
+
+def _uncover(session: Session, context: Context, thread_id: str) -> Removal:
+    """Delete hidden checkpoints that no DeltaChannel is read from any more."""
+    held = load_thread(session.core, context, thread_id)
+    if not any(entry.hidden for entry in held):
+        return Removal()
+    return remove(session.core, context, thread_id, held, ())
 
 
 def _at(table: Table, context: Context, address: Address) -> ColumnElement[bool]:

@@ -74,7 +74,9 @@ def prepare(
     collected = meta.collect(config, metadata)
     body = rows.dump_body(checkpoint, context.coder)
     deltas = sorted(
-        name for name in collected.get("counters_since_delta_snapshot") or () if name not in values
+        name
+        for name in collected.get("counters_since_delta_snapshot") or ()
+        if name not in values and name in held  # never written: nothing to be read
     )
     put = Put(
         context=context,

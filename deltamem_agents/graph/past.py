@@ -9,9 +9,17 @@ from typing import Any
 
 from langchain_core.messages import AnyMessage, BaseMessage
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from deltamem_agents.errors import ThreadHistoryError
-from deltamem_agents.graph.saved import has_messages, messages_in
+from deltamem_agents.graph.chains import Chains
+from deltamem_agents.graph.saved import (
+    has_messages,
+    id_of,
+    messages_in,
+    namespace_of,
+    parent_of,
+)
 from deltamem_agents.graph.scrub import mentions
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread
@@ -23,14 +31,16 @@ class Past:
     """The thread's checkpoints, and what is to be forgotten in them.
 
     Args:
-        saved: all checkpoints of all namespaces, oldest first.
+        saved: all checkpoints of all namespaces, oldest first, their values whole.
         namespace: the one whose memory is rebuilt.
+        chains: which of the values are stored as changes.
         gone: ids of the forgotten messages.
         lost: the forgotten messages by id.
     """
 
     saved: list[CheckpointTuple]
     namespace: str
+    chains: Chains
     gone: set[str] = field(default_factory=set)
     lost: dict[str, AnyMessage] = field(default_factory=dict)
 
@@ -129,24 +139,6 @@ class Past:
         return len(self.gone) > before
 
 
-def id_of(saved: CheckpointTuple) -> str:
-    """The checkpoint's id."""
-    return saved.checkpoint["id"]
-
-
-def parent_of(saved: CheckpointTuple) -> str | None:
-    """The id of the checkpoint before it."""
-    parent = (saved.parent_config or {}).get("configurable", {})
-    name: str | None = parent.get("checkpoint_id")
-    return name
-
-
-def namespace_of(saved: CheckpointTuple) -> str:
-    """The namespace of its (sub)graph."""
-    name: str = saved.config["configurable"].get("checkpoint_ns", "")
-    return name
-
-
 class _Shared:
     """Makes checkpoints share what is equal in them.
 
@@ -173,6 +165,8 @@ class _Shared:
         return saved._replace(checkpoint={**saved.checkpoint, "channel_values": values})
 
     def _value(self, value: Any) -> Any:
+        if isinstance(value, _DeltaSnapshot):
+            return _DeltaSnapshot(self._value(value.value))
         if not isinstance(value, list):
             return value
         return [self._message(part) if isinstance(part, BaseMessage) else part for part in value]
@@ -184,7 +178,7 @@ class _Shared:
         return known if known == message else message
 
 
-def load_past(thread: Thread) -> Steps[list[CheckpointTuple]]:
+def load_past(thread: Thread) -> Steps[Past]:
     """Read all checkpoints of all namespaces, oldest first.
 
     Raises:
@@ -207,4 +201,6 @@ def load_past(thread: Thread) -> Steps[list[CheckpointTuple]]:
             got=thread.place.thread,
             remedy="See `deltamem inspect DATABASE` for the threads there are.",
         )
-    return sorted(found, key=lambda one: (namespace_of(one), id_of(one)))
+    found.sort(key=lambda one: (namespace_of(one), id_of(one)))
+    chains = Chains(thread.chained, thread.place.namespace)
+    return Past((yield from chains.whole(thread, found)), thread.place.namespace, chains)

@@ -15,8 +15,16 @@ from deltamem_agents.checkpoint.rewriting import (
     rewrite_checkpoints,
 )
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.graph.past import Past, id_of, namespace_of, parent_of
-from deltamem_agents.graph.saved import memory_in, messages_in
+from deltamem_agents.graph.past import Past
+from deltamem_agents.graph.saved import (
+    id_of,
+    memory_in,
+    messages_in,
+    namespace_of,
+    parent_of,
+    place_of,
+    ran_once,
+)
 from deltamem_agents.graph.scrub import mentions, rewritten
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread
@@ -39,7 +47,13 @@ def rewrite_past(
         )
         return len(changes), removal.purged and not past.undecided
     for change in changes:
-        versions = change.checkpoint["channel_versions"]
+        place = (change.config["configurable"]["checkpoint_ns"], change.checkpoint["id"])
+        values, links = change.checkpoint["channel_values"], past.chains.changes[place]
+        versions = {
+            name: version
+            for name, version in change.checkpoint["channel_versions"].items()
+            if name in values or name not in links
+        }
         arguments: Any = (change.config, change.checkpoint, change.metadata, versions)
         yield Effect(
             partial(saver.put, *arguments),
@@ -52,25 +66,30 @@ def _changes(
     thread: Thread, past: Past, memories: dict[str, MemoryState | None]
 ) -> Iterable[Rewrite]:
     """The checkpoints that held what is forgotten, and those whose writes brought it."""
-    holding = {_place(one): _holds(one, past, memories) for one in past.saved}
-    bringing = {(namespace_of(one), parent_of(one)) for one in past.saved if holding[_place(one)]}
+    holding = {place_of(one): _holds(one, past, memories) for one in past.saved}
+    bringing = {(namespace_of(one), parent_of(one)) for one in past.saved if holding[place_of(one)]}
+    owned = isinstance(thread.saver, SQLAlchemySaver)
+    links = past.chains.plan(past.saved, past.gone, past.derived, owned=owned)
     versions = _Versions(thread)
     children: dict[tuple[str, str | None], list[CheckpointTuple]] = {}
     for one in past.saved:
         children.setdefault((namespace_of(one), parent_of(one)), []).append(one)
     for one in past.saved:
-        place = _place(one)
-        if not holding[place] and place not in bringing and not _written(one, past):
+        place = place_of(one)
+        writes = holding[place] or place in bringing or _written(one, past)
+        if not writes and place not in links.new:
             continue
         memory = _memory_of(one, past, memories)
         brings = any(_brings(one, child, past.gone) for child in children.get(place, ()))
         due_is_gone = brings or past.in_turn(one)
-        checkpoint = rewritten(one, past.gone, memory, versions, due_is_gone=due_is_gone)
-        if past.derived(one) and _ran_once(one):
-            checkpoint = {**checkpoint, "channel_values": {}}
+        anew = links.new.get(place, ())
+        checkpoint = rewritten(one, past.gone, memory, versions, due_is_gone=due_is_gone, anew=anew)
+        checkpoint = links.folded(place, checkpoint, past.chains.changes[place])
+        kept = frozenset(links.kept.get(place, ()))
+        if past.derived(one) and ran_once(one):
+            checkpoint, kept = {**checkpoint, "channel_values": {}}, frozenset()
         parent = {**one.config["configurable"], "checkpoint_id": parent_of(one)}
-        writes = holding[place] or place in bringing or _written(one, past)
-        yield Rewrite({"configurable": parent}, checkpoint, one.metadata, writes)
+        yield Rewrite({"configurable": parent}, checkpoint, one.metadata, writes, kept)
 
 
 class _Versions(dict[tuple[str, Any], Any]):
@@ -86,15 +105,6 @@ class _Versions(dict[tuple[str, Any], Any]):
 
     def __contains__(self, key: object) -> bool:
         return True
-
-
-def _ran_once(saved: CheckpointTuple) -> bool:
-    """Whether an agent inside the graph kept this for one call only (its task is in the name)."""
-    return ":" in namespace_of(saved).rpartition("|")[2]
-
-
-def _place(saved: CheckpointTuple) -> tuple[str, str]:
-    return namespace_of(saved), id_of(saved)
 
 
 def _holds(saved: CheckpointTuple, past: Past, memories: dict[str, MemoryState | None]) -> bool:

@@ -12,6 +12,37 @@ from deltamem_agents.graph.state import MEMORY_KEY, START_KEY
 
 MESSAGES_KEY = "messages"
 
+Place = tuple[str, str]
+"""Namespace and id of a checkpoint: unique within a thread."""
+
+
+def id_of(saved: CheckpointTuple) -> str:
+    """The checkpoint's id."""
+    return saved.checkpoint["id"]
+
+
+def parent_of(saved: CheckpointTuple) -> str | None:
+    """The id of the checkpoint before it."""
+    parent = (saved.parent_config or {}).get("configurable", {})
+    name: str | None = parent.get("checkpoint_id")
+    return name
+
+
+def namespace_of(saved: CheckpointTuple) -> str:
+    """The namespace of its (sub)graph."""
+    name: str = saved.config["configurable"].get("checkpoint_ns", "")
+    return name
+
+
+def place_of(saved: CheckpointTuple) -> Place:
+    """Where it is stored within its thread."""
+    return namespace_of(saved), id_of(saved)
+
+
+def ran_once(saved: CheckpointTuple) -> bool:
+    """Whether an agent inside the graph kept this for one call only (its task is in the name)."""
+    return ":" in namespace_of(saved).rpartition("|")[2]
+
 
 def memory_in(saved: CheckpointTuple | None) -> MemoryState | None:
     """The memory that a checkpoint holds."""
@@ -35,15 +66,15 @@ def messages_in(saved: CheckpointTuple | None) -> list[AnyMessage]:
     """The messages that a checkpoint holds.
 
     Raises:
-        ThreadHistoryError: they are kept as a chain of changes (DeltaChannel).
+        ThreadHistoryError: they are kept as a chain of changes (DeltaChannel), not made whole.
     """
     if saved is None:
         return []
     if not has_messages(saved):
         raise ThreadHistoryError(
-            "forgetting needs the messages of every checkpoint as a list",
+            "the graph tells how its messages add up",
             got="a DeltaChannel, whose values are spread over older checkpoints",
-            remedy="Keep `messages` with the add_messages reducer.",
+            remedy="Pass the compiled graph that wrote them.",
         )
     found = saved.checkpoint["channel_values"].get(MESSAGES_KEY, ())
     return list(found.value if isinstance(found, _DeltaSnapshot) else found)

@@ -52,6 +52,7 @@ def rewritten(
     versions: dict[tuple[str, Any], Any],
     *,
     due_is_gone: bool,
+    anew: Collection[str] = (),
 ) -> Checkpoint:
     """The checkpoint as if the forgotten turns had never been.
 
@@ -62,9 +63,10 @@ def rewritten(
         versions: (channel, old version) -> new version; a channel that two checkpoints share at
             one version stays shared.
         due_is_gone: whether what waits to be run belongs to a forgotten turn; it is dropped.
+        anew: channels that are stored in another way than before, whatever their value.
     """
     values = dict(saved.checkpoint["channel_values"])
-    changed: set[str] = set()
+    changed = set(anew)
     for name in list(values):
         if due_is_gone and is_pending(name):
             del values[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -73,17 +74,31 @@ class Thread:
         """Another thread of the same graph, its newest checkpoint."""
         return replace(self, place=Place(self.saver, thread, self.place.namespace))
 
-    @property
-    def spread(self) -> frozenset[str]:
-        """The channels whose values are kept as changes to older checkpoints (DeltaChannel)."""
-        channels = getattr(self.graph, "channels", {})
-        return frozenset(name for name, one in channels.items() if isinstance(one, DeltaChannel))
+    def chained(self, namespace: str) -> dict[str, DeltaChannel[Any]]:
+        """The channels of a (sub)graph whose values are kept as changes to older checkpoints.
+
+        Args:
+            namespace: of the graph itself, or of one of its nodes that is a graph.
+        """
+        own, graph = self.place.namespace, self.graph
+        if namespace != own:
+            inside = namespace.removeprefix(f"{own}|") if own else namespace
+            name = "|".join(part.partition(":")[0] for part in inside.split("|"))
+            graph = self._inside.get(name)
+        channels = getattr(graph, "channels", {})
+        return {name: one for name, one in channels.items() if isinstance(one, DeltaChannel)}
+
+    @cached_property
+    def _inside(self) -> dict[str, Any]:
+        """The graphs that are nodes of this one, and of those."""
+        found = getattr(self.graph, "get_subgraphs", None)
+        return dict(found(recurse=True)) if found is not None else {}
 
     def tip(self) -> Steps[CheckpointTuple | None]:
         """The checkpoint that the config names, or the newest, with its values whole."""
         saved = yield from self.place.read()
         held = saved.checkpoint["channel_versions"] if saved else {}
-        spread = self.spread & held.keys()
+        spread = self.chained(self.place.namespace).keys() & held.keys()
         if saved is None or not spread or getattr(self.graph, "checkpointer", None) is None:
             return saved
         graph, config = self.graph, saved.config

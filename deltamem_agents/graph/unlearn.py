@@ -19,11 +19,11 @@ from langgraph.checkpoint.base import CheckpointTuple
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import ConfigError, ThreadHistoryError
 from deltamem_agents.graph.facts import facts_of
-from deltamem_agents.graph.past import Past, id_of, load_past, parent_of
+from deltamem_agents.graph.past import Past, load_past
 from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.reports import Forgotten
 from deltamem_agents.graph.rewriting import rewrite_past
-from deltamem_agents.graph.saved import memory_in, messages_in, start_in
+from deltamem_agents.graph.saved import id_of, memory_in, messages_in, parent_of, start_in
 from deltamem_agents.graph.scrub import texts_of
 from deltamem_agents.graph.steps import Steps
 from deltamem_agents.graph.thread import Thread
@@ -42,7 +42,7 @@ def forget(
         raise ConfigError(
             "repeats is 'report' or 'forget'", got=mode, remedy="Leave it out for 'report'."
         )
-    past = Past((yield from load_past(thread)), thread.place.namespace)
+    past = yield from load_past(thread)
     _choose(past, chosen)
     if not past.gone:
         return Forgotten((), memory_in(past.own()[-1]) if past.own() else None)

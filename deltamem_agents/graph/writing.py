@@ -90,7 +90,8 @@ def following(
     version = thread.saver.get_next_version(newest, None)
     # What older checkpoints would have to give is stored whole, as LangGraph does at a fork.
     values = {**checkpoint["channel_values"], **changes}
-    whole = {name: _DeltaSnapshot(values[name]) for name in thread.spread & values.keys()}
+    chained = thread.chained(thread.place.namespace).keys()
+    whole = {name: _DeltaSnapshot(values[name]) for name in chained & values.keys()}
     versions = dict.fromkeys((*changes, *whole), version)
     after: Checkpoint = {
         **checkpoint,

@@ -138,14 +138,14 @@ def test_a_long_past_holds_each_message_once(counting: Any, file_saver: Any) -> 
     graph = agent(counting(), file_saver)
     for turn in range(12):
         say(graph, f"fact {turn}")
-    past = run(load_past(Thread.of(graph, WHERE)))
+    past = run(load_past(Thread.of(graph, WHERE))).saved
     held = [message for saved in past for message in messages_in(saved)]
     assert len(held) > 12 * 24, "each checkpoint holds the conversation"
     assert len({id(message) for message in held}) == len({message.id for message in held}) == 24
     edited = HumanMessage("another", id=held[0].id)
     graph.update_state(WHERE, {"messages": [edited]})
-    texts = {m.text for saved in run(load_past(Thread.of(graph, WHERE))) for m in messages_in(saved)
-             if m.id == edited.id}  # fmt: skip
+    past = run(load_past(Thread.of(graph, WHERE))).saved
+    texts = {m.text for saved in past for m in messages_in(saved) if m.id == edited.id}
     assert texts == {"another", held[0].text}, "an edited message is two"
 
 

@@ -15,8 +15,8 @@ from langgraph.graph import START, MessagesState, StateGraph
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.graph.nodes import memory_node
 from deltamem_agents.graph.operators import ThreadMemory
-from deltamem_agents.graph.past import Past, id_of, load_past, namespace_of
-from deltamem_agents.graph.saved import messages_in
+from deltamem_agents.graph.past import Past, load_past
+from deltamem_agents.graph.saved import id_of, messages_in, namespace_of
 from deltamem_agents.graph.steps import run
 from deltamem_agents.graph.thread import Thread
 
@@ -64,7 +64,7 @@ def test_branches_with_the_same_version_numbers_stay_apart() -> None:
     def texts(past: Any) -> list[list[str]]:
         return [[message.text for message in messages_in(one)] for one in past]
 
-    seen = texts(run(load_past(Thread.of(graph, WHERE))))
+    seen = texts(run(load_past(Thread.of(graph, WHERE))).saved)
     assert ["a", "re a", "b", "re b"] in seen
     assert ["a", "re a", "c", "re c"] in seen
     assert seen == texts(reversed(list(saver.list(None))))
@@ -85,7 +85,7 @@ def supervised(model: Any, saver: Any) -> Any:
 
 
 def _past(graph: Any, chosen: str) -> Past:
-    past = Past(run(load_past(Thread.of(graph, WHERE))), "")
+    past = run(load_past(Thread.of(graph, WHERE)))
     past.choose(lambda message: message.text == chosen)
     return past
 

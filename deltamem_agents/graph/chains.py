@@ -1,0 +1,243 @@
+"""DeltaChannels in a thread's past: made whole for forgetting, and put back.
+
+LangGraph stores such a channel (as deepagents keeps its messages) whole at few checkpoints only.
+Elsewhere its value is the parent's with the parent's writes reduced into it. Forgetting looks at
+values, so each is worked out here. What is put back stays a change wherever the reducer comes to
+the same value without what is forgotten, and is stored whole where it does not; so a long thread
+does not become one copy of its conversation per checkpoint.
+
+An agent that runs inside a tool is not part of the graph, and its reducer is unknown. The messages
+that its writes name can still be seen, and writes of a forgotten turn can go as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+from langgraph.channels import DeltaChannel
+from langgraph.checkpoint.base import Checkpoint, CheckpointTuple, PendingWrite
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+
+from deltamem_agents.errors import ThreadHistoryError
+from deltamem_agents.graph.saved import Place, namespace_of, parent_of, place_of, ran_once
+from deltamem_agents.graph.scrub import mentions, scrub
+from deltamem_agents.graph.steps import Effect, Steps
+from deltamem_agents.graph.thread import Thread
+
+_COUNTERS = "counters_since_delta_snapshot"  # LangGraph's metadata: its DeltaChannels by name
+_InTurn = Callable[[CheckpointTuple], bool]
+
+
+@dataclass
+class Chains:
+    """The DeltaChannels of a thread's checkpoints.
+
+    Args:
+        specs: namespace -> the DeltaChannels that its graph declares; none where it is unknown.
+        namespace: the graph whose values must be known exactly.
+        changes: per checkpoint and channel, whether it is stored as a change.
+    """
+
+    specs: Callable[[str], Mapping[str, DeltaChannel[Any]]]
+    namespace: str
+    changes: dict[Place, dict[str, bool]] = field(default_factory=dict)
+
+    def whole(
+        self, thread: Thread, saved: Sequence[CheckpointTuple]
+    ) -> Steps[list[CheckpointTuple]]:
+        """The checkpoints, oldest first, with the values of all of their channels."""
+        result: dict[Place, CheckpointTuple] = {}
+        for one in saved:
+            names = self._names(one)
+            values = dict(one.checkpoint["channel_values"])
+            changes = self.changes[place_of(one)] = {name: name not in values for name in names}
+            before = result.get((namespace_of(one), parent_of(one) or ""))
+            missing = [name for name, is_change in changes.items() if is_change]
+            if missing and before is None and parent_of(one):
+                values.update((yield from self._from_history(thread, one, missing)))
+            for name in names:
+                if name in values:
+                    found = values[name]
+                    values[name] = found.value if isinstance(found, _DeltaSnapshot) else found
+                else:
+                    held = before.checkpoint["channel_values"].get(name) if before else None
+                    values[name] = self._after(one, name, held, _writes(before, name))
+            checkpoint: Checkpoint = {**one.checkpoint, "channel_values": values}
+            result[place_of(one)] = one._replace(checkpoint=checkpoint)
+        return list(result.values())
+
+    def _names(self, one: CheckpointTuple) -> list[str]:
+        """Its DeltaChannels that were ever written."""
+        space, versions = namespace_of(one), one.checkpoint["channel_versions"]
+        names = set(self.specs(space))
+        if not names and space != self.namespace:
+            values = one.checkpoint["channel_values"]
+            names = {name for name, value in values.items() if isinstance(value, _DeltaSnapshot)}
+            counters: Any = one.metadata.get(_COUNTERS) or ()
+            names |= set(counters)
+        return sorted(names & versions.keys())
+
+    def _from_history(
+        self, thread: Thread, one: CheckpointTuple, names: list[str]
+    ) -> Steps[dict[str, Any]]:
+        """Values whose past no listing shows: the saver still keeps the writes."""
+        saver, config = thread.saver, one.config
+        found = yield Effect(
+            lambda: saver.get_delta_channel_history(config=config, channels=names),
+            lambda: saver.aget_delta_channel_history(config=config, channels=names),
+        )
+        values = {}
+        for name in names:
+            seed = found[name].get("seed")
+            seed = seed.value if isinstance(seed, _DeltaSnapshot) else seed
+            values[name] = self._after(one, name, seed, found[name]["writes"])
+        return values
+
+    def _after(
+        self, one: CheckpointTuple, name: str, held: Any, writes: Sequence[PendingWrite]
+    ) -> Any:
+        spec = self.specs(namespace_of(one)).get(name)
+        if spec is not None:
+            return reduced(spec, held, writes)
+        return [*(held or ()), *_messages([value for _, _, value in writes])]
+
+    def plan(
+        self, saved: Sequence[CheckpointTuple], gone: Collection[str], turn: _InTurn, *, owned: bool
+    ) -> Links:
+        """What stays a change once the forgotten messages are gone, and which writes it needs.
+
+        Args:
+            saved: the checkpoints with whole values.
+            gone: ids of the forgotten messages.
+            turn: whether an agent inside the graph came to a checkpoint in a forgotten turn.
+            owned: whether writes can be deleted from the saver.
+
+        Raises:
+            ThreadHistoryError: an agent of unknown reducer would keep a forgotten message.
+        """
+        by_place = {place_of(one): one for one in saved}
+        links = Links()
+        for one in saved:
+            before = by_place.get((namespace_of(one), parent_of(one) or ""))
+            for name, is_change in self.changes[place_of(one)].items():
+                if not is_change or (before is None and parent_of(one)):
+                    links.store(one, name, anew=is_change)
+                elif before is not None and self._agrees(before, one, name, gone, turn):
+                    links.keep(before, name)
+                elif before is not None and name in self.specs(namespace_of(one)):
+                    links.store(one, name, anew=True)
+                elif before is not None:
+                    _refuse_kept(before, one, name, gone, turn, owned=owned)
+        return links
+
+    def _agrees(
+        self,
+        before: CheckpointTuple,
+        one: CheckpointTuple,
+        name: str,
+        gone: Collection[str],
+        turn: _InTurn,
+    ) -> bool:
+        """Whether the parent's writes still lead from its value to this one."""
+        writes = _writes(before, name)
+        if mentions([value for _, _, value in writes], gone):
+            return False
+        spec = self.specs(namespace_of(one)).get(name)
+        if spec is None:
+            return not turn(one)
+        held, comes = (each.checkpoint["channel_values"].get(name) for each in (before, one))
+        if not mentions(held, gone) and not mentions(comes, gone):
+            return True
+        return bool(reduced(spec, scrub(held, gone), writes) == scrub(comes, gone))
+
+
+@dataclass
+class Links:
+    """How DeltaChannels are put back.
+
+    Args:
+        stored: per checkpoint, the channels that are stored whole.
+        new: those of them that were changes before.
+        kept: per checkpoint, the channels whose writes a later checkpoint is read from.
+    """
+
+    stored: dict[Place, set[str]] = field(default_factory=dict)
+    new: dict[Place, set[str]] = field(default_factory=dict)
+    kept: dict[Place, set[str]] = field(default_factory=dict)
+
+    def store(self, one: CheckpointTuple, name: str, *, anew: bool) -> None:
+        """Store a channel whole."""
+        self.stored.setdefault(place_of(one), set()).add(name)
+        if anew:
+            self.new.setdefault(place_of(one), set()).add(name)
+
+    def keep(self, one: CheckpointTuple, name: str) -> None:
+        """Keep the writes to a channel."""
+        self.kept.setdefault(place_of(one), set()).add(name)
+
+    def folded(self, place: Place, checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
+        """A checkpoint of whole values as it is stored.
+
+        Args:
+            place: where it is.
+            checkpoint: with whole values.
+            names: its DeltaChannels.
+        """
+        stored = self.stored.get(place, set())
+        values = {
+            name: _DeltaSnapshot(value) if name in stored else value
+            for name, value in checkpoint["channel_values"].items()
+            if name not in names or name in stored
+        }
+        return {**checkpoint, "channel_values": values}
+
+
+def reduced(spec: DeltaChannel[Any], held: Any, writes: Sequence[PendingWrite]) -> Any:
+    """A DeltaChannel's value after some writes; `held` is None for none."""
+    channel = spec.from_checkpoint(spec.typ() if held is None else copy(held))
+    channel.replay_writes(writes)
+    return channel.get()
+
+
+def _writes(one: CheckpointTuple | None, name: str) -> list[PendingWrite]:
+    return [write for write in (one.pending_writes or () if one else ()) if write[1] == name]
+
+
+def _messages(value: Any) -> list[BaseMessage]:
+    """All messages that stand somewhere in a value's lists and mappings."""
+    if isinstance(value, BaseMessage):
+        return [value]
+    parts: Any = ()
+    if isinstance(value, Mapping):
+        parts = value.values()
+    elif isinstance(value, list | tuple):
+        parts = value
+    elif hasattr(value, "value"):  # Overwrite
+        parts = (value.value,)
+    return [message for part in parts for message in _messages(part)]
+
+
+def _refuse_kept(
+    before: CheckpointTuple,
+    one: CheckpointTuple,
+    name: str,
+    gone: Collection[str],
+    turn: _InTurn,
+    *,
+    owned: bool,
+) -> None:
+    """Refuse where the writes between two checkpoints of an unknown reducer cannot just go."""
+    told = _messages([value for _, _, value in _writes(before, name)])
+    if ran_once(one) or (owned and (turn(one) or all(message.id in gone for message in told))):
+        return
+    raise ThreadHistoryError(
+        "what is forgotten can be taken out of every agent of the thread",
+        got=f"the DeltaChannel '{name}' of the agent {namespace_of(one)!r}, which is no node",
+        remedy="Make the agent a node of the graph, keep its messages with add_messages, or let "
+        "it run without checkpointer=True"
+        + ("." if owned else "; with SQLAlchemySaver its writes of that turn could go."),
+    )
