@@ -28,8 +28,8 @@ from transformers import DynamicCache
 
 from deltamem_agents.runtime.answer import Options
 from deltamem_agents.runtime.engine import Engine
+from deltamem_agents.runtime.history import read_history
 from deltamem_agents.runtime.loading import load_engine
-from deltamem_agents.runtime.messages import digest, normalise, roll
 from deltamem_agents.runtime.sampling import Sampler, Sampling
 
 RESULTS = Path(__file__).parent / "results"
@@ -178,8 +178,10 @@ def lived(engine: Engine, talk: list[dict[str, Any]], window: int) -> Any:
     read = engine.read(None, talk[len(gone) :])
     session = engine.live.take(read)
     assert session is not None
-    evicted = roll("", [digest(entry) for entry in normalise(gone)])
-    ledger = replace(read.ledger, evicted=evicted, evicted_count=len(gone))
+    session.history = read_history(talk)[1]
+    ledger = replace(
+        read.ledger, evicted=session.history.rolled[len(gone)], evicted_count=len(gone)
+    )
     state = replace(read, ledger=ledger)
     engine.live.put(state, session)
     return state

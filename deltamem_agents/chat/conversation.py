@@ -18,6 +18,7 @@ from langchain_core.messages import (
     messages_to_dict,
 )
 
+from deltamem_agents.chat.messages import to_dict
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import FileFormatError, ModelNotFoundError
 from deltamem_agents.runtime.slot import MemorySlot
@@ -49,20 +50,20 @@ class ChatSession:
             **kwargs: as for the model's `invoke`; `tools` may be among them.
         """
         slot, said = MemorySlot(self.memory), self._said(input)
-        reply = self.model.with_memory(slot).invoke([*self.messages, *said], **kwargs)
+        reply = self.model.with_memory(slot).invoke([*self._in_view(), *said], **kwargs)
         return self._keep(slot, said, reply)
 
     async def ainvoke(self, input: Any, **kwargs: Any) -> AIMessage:
         """As `invoke`."""
         slot, said = MemorySlot(self.memory), self._said(input)
-        reply = await self.model.with_memory(slot).ainvoke([*self.messages, *said], **kwargs)
+        reply = await self.model.with_memory(slot).ainvoke([*self._in_view(), *said], **kwargs)
         return self._keep(slot, said, reply)
 
     def stream(self, input: Any, **kwargs: Any) -> Iterator[AIMessageChunk]:
         """Say something and read the reply as it grows."""
         slot, said = MemorySlot(self.memory), self._said(input)
         whole: AIMessageChunk | None = None
-        for chunk in self.model.with_memory(slot).stream([*self.messages, *said], **kwargs):
+        for chunk in self.model.with_memory(slot).stream([*self._in_view(), *said], **kwargs):
             whole = chunk if whole is None else whole + chunk
             yield chunk
         if whole is not None:
@@ -72,7 +73,9 @@ class ChatSession:
         """As `stream`."""
         slot, said = MemorySlot(self.memory), self._said(input)
         whole: AIMessageChunk | None = None
-        async for chunk in self.model.with_memory(slot).astream([*self.messages, *said], **kwargs):
+        async for chunk in self.model.with_memory(slot).astream(
+            [*self._in_view(), *said], **kwargs
+        ):
             whole = chunk if whole is None else whole + chunk
             yield chunk
         if whole is not None:
@@ -121,6 +124,14 @@ class ChatSession:
                 remedy="Restore it from another copy, or begin a new conversation.",
             ) from error
         return session
+
+    def _in_view(self) -> list[BaseMessage]:
+        """System prompt and window: what has left it need not be sent again."""
+        gone = 0 if self.memory is None else self.memory.ledger.evicted_count
+        lead = 0
+        while lead < len(self.messages) and to_dict(self.messages[lead])["role"] == "system":
+            lead += 1
+        return [*self.messages[:lead], *self.messages[lead + gone :]]
 
     @staticmethod
     def _said(input: Any) -> list[BaseMessage]:

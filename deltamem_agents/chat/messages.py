@@ -34,6 +34,7 @@ _ROLES = {
     "tool": "tool",
     "function": "tool",
 }
+_PLAIN = {HumanMessage: "user", SystemMessage: "system"}
 _TEXT = ("text", "text-plain", "output_text", "input_text")
 # Blocks that repeat what a message says elsewhere (tool calls), or that no prompt shows.
 _SKIPPED = ("tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call")
@@ -59,6 +60,13 @@ def to_dict(message: BaseMessage) -> dict[str, Any]:
     Raises:
         ChatRequestError: see `to_dicts`.
     """
+    role = _PLAIN.get(type(message))  # nearly all of a long history; sent anew at every call
+    if (
+        role
+        and isinstance(message.content, str)
+        and not (message.additional_kwargs or message.name)
+    ):
+        return {"role": role, "content": message.content}
     text, thought = _split(message.content)
     entry: dict[str, Any] = {"role": _role(message), "content": text}
     if isinstance(message, AIMessage):

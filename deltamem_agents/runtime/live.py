@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.runtime.history import History
 from deltamem_agents.runtime.messages import digest_of
 from deltamem_agents.runtime.session import Session
 
@@ -39,6 +40,12 @@ class LiveSessions:
         if session is None or not session.holds(state.state, state.boundary_state):
             return None
         return session
+
+    def history(self, state: MemoryState) -> History | None:
+        """The history that led to this memory, where its session is in the store."""
+        with self._lock:
+            session, _ = self._sessions.get(_key(state), (None, 0))
+        return None if session is None else session.history
 
     def put(self, state: MemoryState, session: Session) -> None:
         """Keep the session that produced this memory."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deltamem_agents.adapter import MemoryCache
 from deltamem_agents.adapter.store import TAIL
+from deltamem_agents.runtime.history import History
 from deltamem_agents.runtime.template import RenderedMessage
 
 CHUNK = 512  # tokens of one forward call while reading; other sessions run in between
@@ -78,6 +79,7 @@ class Session:
         self.marks: list[Mark] = []
         self.length = 0
         self.fed = 0  # tokens read in this session's life
+        self.history: History | None = None  # of the turn that it was last part of
         self.batch: Any = None  # the DecodeBatch that holds keys, values and memory for now
 
     def leave_batch(self) -> None:
@@ -93,12 +95,13 @@ class Session:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and kept memories."""
+        """Bytes of keys, values and kept memories, and characters of the history."""
         self.leave_batch()
         layers = [layer for layer in self.cache.layers if layer.is_initialized]
         kept = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         kept += [mark.state for mark in self.marks if mark.state is not None]
-        return int(sum(tensor.numel() * tensor.element_size() for tensor in kept))
+        texts = self.history.size if self.history else 0
+        return texts + int(sum(tensor.numel() * tensor.element_size() for tensor in kept))
 
     @property
     def whole(self) -> bool:

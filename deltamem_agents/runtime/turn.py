@@ -17,7 +17,8 @@ from torch import Tensor
 
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import DivergenceError, StateError
-from deltamem_agents.runtime.messages import Message, digest, digest_of, normalise, roll
+from deltamem_agents.runtime.history import read_history
+from deltamem_agents.runtime.messages import Message, digest, digest_of, normalise
 from deltamem_agents.runtime.session import Feed, Session
 from deltamem_agents.runtime.template import RenderedMessage
 from deltamem_agents.runtime.window import (
@@ -85,11 +86,9 @@ class Turn:
         self.engine = engine
         self.request = request
         self.progress = Progress()
-        entries = normalise(request.messages)
-        self.system = entries[0] if entries and entries[0]["role"] == "system" else None
-        self.entries = entries[1:] if self.system else entries
         self.before = request.state
         _check_fingerprint(self.before, engine.fingerprint)
+        self.system, self.history = read_history(request.messages, engine.live.history(self.before))
         self.alignment = self._align()
         self.items = list(self.alignment.items)
         self.ledger = evict(self.before.ledger, self.alignment.lost)
@@ -99,17 +98,16 @@ class Turn:
 
     def _align(self) -> Alignment:
         try:
-            return align(self.before.ledger, self.entries)
+            return align(self.before.ledger, self.history.entries, self.history)
         except DivergenceError:
             if self.request.on_divergence != "rebuild":
                 raise
             # The boundary is a memory that still agrees if the messages before it do.
-            ledger = self.before.ledger
-            names = [digest(entry) for entry in self.entries[: ledger.evicted_count]]
-            if roll("", names) != ledger.evicted:
+            ledger, rolled = self.before.ledger, self.history.rolled
+            if rolled[min(ledger.evicted_count, len(rolled) - 1)] != ledger.evicted:
                 raise
             self.before = at_boundary(self.before)
-            return align(self.before.ledger, self.entries)
+            return align(self.before.ledger, self.history.entries, self.history)
 
     def render(
         self, first: int, end: int, *, generate: bool = False, follower: str | None = None
@@ -202,6 +200,7 @@ class Turn:
             tokens_written=self.before.tokens_written + self.progress.written,
             fingerprint=self.before.fingerprint,
         )
+        self.session.history = self.history
         self.engine.live.put(self.progress.state, self.session)
 
     def abandon(self) -> None:

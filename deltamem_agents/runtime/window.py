@@ -12,6 +12,7 @@ from typing import Any
 
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import ContextWindowError, DivergenceError
+from deltamem_agents.runtime.history import History
 from deltamem_agents.runtime.messages import digest, roll
 
 READ_ONLY = "00"
@@ -64,7 +65,9 @@ def visible_digests(ledger: Ledger) -> list[str]:
     return [name[:_DIGEST] for name in ledger.visible]
 
 
-def align(ledger: Ledger, entries: Sequence[dict[str, Any]]) -> Alignment:
+def align(
+    ledger: Ledger, entries: Sequence[dict[str, Any]], named: History | None = None
+) -> Alignment:
     """Find what of a history is new.
 
     A history that lacks a prefix, or has a summary in its place, is an eviction. Where visible
@@ -79,18 +82,21 @@ def align(ledger: Ledger, entries: Sequence[dict[str, Any]]) -> Alignment:
     Args:
         ledger: what the memory has read.
         entries: the normalised history without its system prompt.
+        named: the same with its digests, where those are known already.
 
     Raises:
         DivergenceError: a message at or after the boundary was changed, removed, inserted or moved.
     """
-    digests = [digest(entry) for entry in entries]
+    digests = named.names if named else [digest(entry) for entry in entries]
     known = visible_digests(ledger)
     writes = [len(name) == _DIGEST for name in ledger.visible]
-    items = [Item(entry, name) for entry, name in zip(entries, digests, strict=True)]
     evicted, count = ledger.evicted_count, len(known)
-    intact = roll("", digests[:evicted]) == ledger.evicted if evicted <= len(digests) else False
+    intact = evicted <= len(digests) and ledger.evicted == (
+        named.rolled[evicted] if named else roll("", digests[:evicted])
+    )
     if intact and digests[evicted : evicted + count] == known:
-        return _joined([], items[evicted:], writes)
+        return _joined([], _items(entries[evicted:], digests[evicted:]), writes)
+    items = _items(entries, digests)
     summaries = 0
     while summaries < len(entries) and entries[summaries].get("summary"):
         summaries += 1
@@ -107,6 +113,10 @@ def align(ledger: Ledger, entries: Sequence[dict[str, Any]]) -> Alignment:
     if not whole and not set(digests) & set(known):
         return _joined(head, items[summaries:], [], tuple(known))
     raise _divergence(digests[evicted:] if intact else digests, known, entries)
+
+
+def _items(entries: Sequence[dict[str, Any]], digests: list[str]) -> list[Item]:
+    return [Item(entry, name) for entry, name in zip(entries, digests, strict=True)]
 
 
 def _joined(

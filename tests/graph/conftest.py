@@ -77,7 +77,9 @@ class CountingModel(BaseChatModel):
         before = self._slot.before if self._slot else None
         visible = before.ledger.visible if before else ()
         if names[: len(visible)] != visible:
-            raise DivergenceError("history agrees with memory", got=len(visible))
+            raise DivergenceError(
+                "history agrees with memory", got=len(visible), remedy="Rebuild it."
+            )
         turn = len([message for message in messages if message.type == "ai"])
         reply = AIMessage(f"{len(names)} heard")
         if turn < len(self.script):
