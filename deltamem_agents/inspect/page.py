@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from html import escape
 from importlib import resources
@@ -15,7 +16,7 @@ import numpy as np
 
 from deltamem_agents.core.heat_map import BLUE_TO_RED
 from deltamem_agents.inspect.course import Course
-from deltamem_agents.inspect.talk import conversation_html
+from deltamem_agents.inspect.talk import conversation_html, strengths_css
 from deltamem_agents.inspect.timeline import timeline_svg
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def thread_page(
             with the one it came from.
 
     Returns:
-        HTML. What people said is escaped, and a content security policy forbids every request.
+        HTML. What people said is escaped, and a content security policy forbids every request and
+        every style and script but the page's own, which it names by their hashes.
 
     Raises:
         StateError: the two points that are to be compared are of different adapters.
@@ -56,8 +58,11 @@ def thread_page(
         "from": start,
         "to": end,
     }
-    page = resources.files("deltamem_agents.inspect").joinpath("page.html").read_text("utf-8")
-    return Template(page).substitute(
+    style, script = _part("page.css") + strengths_css(), _part("page.js")
+    return Template(_part("page.html")).substitute(
+        policy=_policy(style, script),
+        style=style,
+        script=script,
         title=escape(f"Thread {course.thread}"),
         subtitle=escape(
             f"tenant {course.tenant} \u00b7 adapter {course.last.memory.fingerprint[:12]} \u00b7 "
@@ -71,6 +76,21 @@ def thread_page(
         facts=_facts(course),
         data=json.dumps(values).replace("<", "\\u003c"),
     )
+
+
+def _part(name: str) -> str:
+    return resources.files("deltamem_agents.inspect").joinpath(name).read_text("utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """A content security policy that allows this style and this script, and no request."""
+    kept = {"style-src": style, "script-src": script}
+    hashes = {
+        name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for name, text in kept.items()
+    }
+    allowed = [f"{name} 'sha256-{digest}'" for name, digest in hashes.items()]
+    return "; ".join(["default-src 'none'", *allowed, "base-uri 'none'", "form-action 'none'"])
 
 
 def write_page(
@@ -123,9 +143,10 @@ def _legend(course: Course, trace: WriteTrace | None) -> str:
     if trace.memory.fingerprint != course.last.memory.fingerprint:
         gone += " The text was read with another model than the thread's."
     return (
-        f"{gone} The redder a token, the more strongly it was written: &beta;, the mean over "
-        f"layers, heads and rows, at most {float(trace.strength.max(initial=0.0)):.3f} here; hold "
-        "the pointer over a token to see its own."
+        f"{gone} The text stands as the model reads it, the template's marks small. The redder a "
+        "token, the more strongly it was written: &beta;, the mean over layers, heads and rows, at "
+        f"most {float(trace.strength.max(initial=0.0)):.3f} here; hold the pointer over a token to "
+        "see its own."
     )
 
 

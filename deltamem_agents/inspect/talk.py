@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from deltamem_agents.inspect.trace import WriteTrace
 
 _ROLES = {"human": "user", "ai": "assistant"}
+_SHADES = 50  # of a token's ground; classes, because the page's policy allows no style attributes
+_DEEPEST = 0.75  # more, and the text would not stand out
+
+
+def strengths_css() -> str:
+    """The classes s1, s2, ... by which tokens are coloured."""
+    ground = ".s{} {{ background: rgba(var(--write),{:.3f}); }}\n"
+    return "".join(ground.format(n, _DEEPEST * n / _SHADES) for n in range(1, _SHADES + 1))
 
 
 def conversation_html(course: Course, trace: WriteTrace | None) -> str:
@@ -53,13 +61,13 @@ def _traced(trace: WriteTrace) -> dict[int, str]:
     found: dict[int, list[str]] = {}
     for token, text in enumerate(trace.texts):
         share = float(strength[token]) / top if trace.written[token] else 0.0
-        style = f"background:rgba(var(--write),{0.85 * share:.3f})" if share >= 0.02 else ""
-        strong = " strong" if share > 0.3 else ""
-        mark = f' class="mark{strong}"' if trace.special[token] else ""
+        shade = round(share * _SHADES)
+        classes = [f"s{shade}"] if shade else []
+        if trace.special[token]:
+            classes += ["mark", "on"] if shade else ["mark"]
         told = f"\u03b2 {strength[token]:.4f}" if trace.written[token] else "not written"
         found.setdefault(trace.messages[token], []).append(
-            f'<span title="{told}"{mark}{f" style={chr(34)}{style}{chr(34)}" if style else ""}>'
-            f"{escape(text)}</span>"
+            f'<span title="{told}" class="{" ".join(classes)}">{escape(text)}</span>'
         )
     return {number: "".join(parts).removesuffix("\n") for number, parts in found.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from deltamem_agents.core.state import MemoryState
     from deltamem_agents.runtime.engine import Engine
     from deltamem_agents.runtime.session import Feed
+
+_TAG = re.compile(r"<\S+>")  # as <think>, which not every tokenizer calls special
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +177,7 @@ class _Recorder:
         parts = ([self.pinned] if self.pinned else []) + self.parts
         first = -1 if self.pinned else 0
         tokenizer = self.engine.tokenizer
-        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        special = _marks(tokenizer)
         ids = [token for part in parts for token in part.ids]
         return WriteTrace(
             texts=tuple(text for part in parts for text in _texts(tokenizer, part.ids)),
@@ -186,6 +189,15 @@ class _Recorder:
             keep=self.keep,
             memory=memory,
         )
+
+
+def _marks(tokenizer: Any) -> set[int]:
+    """The ids of what a template writes around texts; other added tokens are words."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {
+        *tokenizer.all_special_ids,
+        *(token for token, kind in added if kind.special or _TAG.fullmatch(kind.content)),
+    }
 
 
 def _texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:

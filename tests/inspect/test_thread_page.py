@@ -1,12 +1,9 @@
-"""What is shown of a thread is what the database holds; the page works in a real browser."""
+"""What is shown of a thread is what the database holds."""
 
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +13,9 @@ from rich.console import Console
 
 from deltamem_agents.errors import ThreadHistoryError
 from deltamem_agents.inspect.course import course, threads
-from deltamem_agents.inspect.page import thread_page, write_page
+from deltamem_agents.inspect.page import thread_page
 from deltamem_agents.inspect.terminal import compare_report, spark, thread_report, threads_table
 from deltamem_agents.inspect.trace import trace_writes
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def printed(what) -> str:
@@ -113,6 +108,8 @@ def test_the_page_is_whole_in_itself(stored) -> None:
     seen = course(stored.saver, "nora")
     page = thread_page(seen, trace_writes(stored.model, list(seen.messages)))
     assert "default-src 'none'" in page
+    assert "unsafe" not in page.split("<style>")[0]
+    assert not re.search(r"<[^>]* style=", page)  # the policy would not let a browser follow it
     assert not re.search(r"(src|href)=[\"'](?!#|data:)", page)
     assert page.count("<script") == 2
     assert "gone from the window" in page
@@ -152,50 +149,6 @@ def test_the_page_tells_when_the_text_was_read_with_another_model(stored) -> Non
     assert "another model" in other
 
 
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is not there: apt-get install chromium")
-        pytest.skip("chromium is not there")
-    return found
-
-
-def headless(page: Path, profile: Path, *options: str) -> str:
-    command = [
-        browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-background-networking", "--no-first-run", "--hide-scrollbars",
-        f"--user-data-dir={profile}", *options, page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    return done.stdout
-
-
-def test_a_browser_draws_the_page_and_compares_two_checkpoints(stored, tmp_path: Path) -> None:
-    from PIL import Image
-
-    seen = course(stored.saver, "nora")
-    trace = trace_writes(stored.model, list(seen.messages))
-    page = write_page(tmp_path / "thread.html", seen, trace, compare=(0, 4))
-    dom = headless(page, tmp_path / "profile", "--dump-dom")
-    layers = seen.last.memory.state.shape[0]
-    assert dom.count("<canvas") == 3 * layers
-    told = re.search(r"The two are ([\d.e+-]+) apart; \+(\d+) tokens read", dom)
-    change = seen.points[4].memory.diff(seen.points[0].memory)
-    assert float(told[1]) == pytest.approx(change.norm, rel=0.01)
-    assert int(told[2]) == change.tokens
-    assert dom.count("<option") == 10
-    assert re.search(r"layer 1, norm ([\d.]+)", dom)
-    assert dom.count("<script") == 2
-
-    picture = tmp_path / "thread.png"
-    headless(page, tmp_path / "profile", f"--screenshot={picture}", "--window-size=1150,2400")
-    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    assert ((red - blue > 100) & (red - green > 60)).sum() > 2000
-    assert ((blue - red > 60) & (blue > 120)).sum() > 2000
-
-
 def test_the_picture_of_a_course_shows_norms_and_drifts(stored) -> None:
     from deltamem_agents.inspect.over_time import plot_course
 
@@ -207,3 +160,12 @@ def test_the_picture_of_a_course_shows_norms_and_drifts(stored) -> None:
     assert [bar.get_height() for bar in lower.patches] == [p.drift for p in seen.points]
     assert sum(line.get_linestyle() == "--" for line in upper.lines) == 1
     assert figure.png().startswith(b"\x89PNG")
+
+
+def test_words_that_a_tokenizer_added_are_text_and_no_marks() -> None:
+    from deltamem_agents.runtime.loading import load_engine
+
+    trace = trace_writes(load_engine(), "Remember that my sister's instrument is cello.")
+    marks = {text for text, special in zip(trace.texts, trace.special, strict=True) if special}
+    assert marks == {"<|im_start|>", "<|im_end|>"}
+    assert " sister's instrument" in trace.texts
