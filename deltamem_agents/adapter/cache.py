@@ -62,6 +62,7 @@ class Remembers:
     def drop_kv(self) -> None:
         """Forget keys and values, keep the memory."""
         Cache.reset(self)
+        self._store.torn = ()
         self._store.forget_history()
 
     def crop_kv(self, tokens: int) -> None:
@@ -85,6 +86,7 @@ class Remembers:
 
     def reset(self) -> None:
         super().reset()  # type: ignore[misc]
+        self._store.torn = ()
         self._store.clear()
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -152,9 +154,16 @@ def remember(cache: Cache, plan: Plan) -> MemoryStore:
 
     Raises:
         StateError: the cache belongs to another adapter, or already holds tokens that no memory
-            has read.
+            has read, or a call has failed in the middle and it could not be put back.
     """
     if isinstance(cache, Remembers):
+        if cache._store.torn:
+            raise StateError(
+                "all layers of a cache have read the same tokens",
+                got=f"after a call that failed, some of {', '.join(cache._store.torn)}",
+                remedy="The memory is as it was before that call. Call cache.drop_kv() and read "
+                "again what is to be seen, with MemoryCall(write=False).",
+            )
         if cache._store.plan != plan:
             raise StateError(
                 f"the cache's memory belongs to the active adapter ({plan})",

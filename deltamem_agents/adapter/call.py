@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from deltamem_agents.adapter.corrections import Correction
 from deltamem_agents.adapter.decoding import Decoding
 from deltamem_agents.adapter.segments import Sums
-from deltamem_agents.adapter.store import MemoryStore, Undo
+from deltamem_agents.adapter.store import MemoryStore, Undo, WriteRecord
 from deltamem_agents.errors import BoundaryError, StateError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from deltamem_agents.adapter.memory import DeltaMemory
+    from deltamem_agents.adapter.rollback import Before
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +34,9 @@ class MemoryCall:
         record: keep the gates of this call, with their gradient, in `cache.records`.
         closes: for segment writes: False if the segments go on in the next call; their sums are
             kept in the cache, and written by the call that closes them or by `close_segments`.
-        token_mask: Bool[B, T], False in padding; only needed where the attention mask does not
-            tell (an attention implementation with a mask object of its own).
-        pad_id: what `generate` feeds to rows of a batch that have ended, which must not write. Only
-            needed where it was given to `generate`; by default that of the generation config.
-        may_pad: whether a row of a batch that decodes may be padding. False for a caller that feeds
-            only tokens that are meant, such as a batch of sessions that end each by itself.
+        token_mask: Bool[B, T], False in padding; needed where the attention mask does not tell (an
+            attention implementation with a mask object of its own, or a loop other than `generate`
+            that goes on feeding rows which have ended).
     """
 
     segment_ids: Tensor | int | None = None
@@ -49,23 +44,24 @@ class MemoryCall:
     record: bool = False
     closes: bool = True
     token_mask: Tensor | None = None
-    pad_id: int | None = None
-    may_pad: bool = True
 
 
 @dataclass(eq=False)
 class CallContext:
-    """One forward call as its layers see it; made by the decoder's hook.
+    """One forward call as its layers see it; made where the decoder's forward begins.
 
-    States from before the call are pinned in `initial`, so that a layer that is run again
-    (gradient checkpointing) reads what it read before; `sealed` keeps such a second run from
-    touching the cache. `single` is a call of one token, written by itself with nothing to
+    Nothing that outlives the call changes before `land`. States from before the call are pinned in
+    `initial`, so that a layer that is run again (gradient checkpointing) reads what it read before;
+    `sealed` keeps such a second run from leaving anything. `home` is the store that the call's
+    memories came from, `store` what the call works on: the same, or a copy with a row for each beam
+    or sample. `single` is a call of one token, written by itself with nothing to
     mask or record, for which there is a short way. `running` are the adapters that are switched
     on, by layer. `checkpointed` says that layers will be run
     again, `carries_graph` that gradients are to flow through the cache.
     """
 
     store: MemoryStore
+    home: MemoryStore
     batch: int
     length: int
     token_mask: Tensor | None
@@ -81,6 +77,8 @@ class CallContext:
     running: dict[int, DeltaMemory] = field(default_factory=dict)
     initial: dict[int, Tensor] = field(default_factory=dict)
     left: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    records: list[WriteRecord] = field(default_factory=list)
+    before: Before | None = None
     decoding: Decoding | None = None
     sealed: bool = False
 
@@ -95,40 +93,34 @@ class CallContext:
     def leave(
         self, layer: int, state: Tensor, undo: Undo | None = None, sums: Sums | None = None
     ) -> None:
-        """What a layer leaves behind; the cache takes it when the whole forward has run."""
+        """What a layer leaves behind; the memory takes it when the whole forward has run."""
         if not self.sealed:
             self.left[layer] = (state, undo, sums)
 
-    def seal(self, *, finished: bool) -> None:
-        """End the call: hand over what its layers left, all of it or, after an error, nothing."""
-        if finished and not self.sealed:
-            for layer, left in self.left.items():
-                self.store.put(layer, *left)
+    def land(self) -> None:
+        """Hand over what the layers left: the forward has run."""
+        for layer, left in self.left.items():
+            self.store.put(layer, *left)
+        if self.record:
+            self.store.records = self.records
+        if self.home is not self.store:
+            self.home.become(self.store)
+        self.left.clear()
+        self.before = None
+
+    def give_up(self) -> None:
+        """Put keys and values back as the memory is, as it was: the forward has failed."""
         self.sealed = True
         self.left.clear()
-
-
-class _Flight(threading.local):
-    """What is in the air in this thread: the call, and the corrections of the running attention.
-
-    Attention modules do not nest, so one slot is enough for the corrections. The call is kept here
-    for decoders whose layers do not pass keywords on; it is dropped when the forward ends, as it
-    would hold the autograd graph.
-    """
-
-    call: CallContext | None = None
-    given: MemoryCall | None = None
-    generation: Any = None
-    corrections: Mapping[str, Correction] | None = None
-
-
-FLIGHT = _Flight()
+        if self.before is not None:
+            self.home.torn = self.before.restore()
 
 
 def build_context(
     call: MemoryCall,
-    store: MemoryStore,
+    home: MemoryStore,
     *,
+    repeats: int,
     batch: int,
     length: int,
     device: torch.device,
@@ -136,6 +128,16 @@ def build_context(
     by_segment: bool,
 ) -> CallContext:
     """Check a `MemoryCall` against the tokens it came with.
+
+    Args:
+        call: what was said.
+        home: memories of the sessions.
+        repeats: rows that each session has in this batch.
+        batch: rows B.
+        length: tokens a row T.
+        device: of the tokens.
+        token_mask: Bool[B, T], False in padding, or None.
+        by_segment: whether the adapter writes by message or sentence.
 
     Raises:
         StateError: a mask of another shape than [batch, length].
@@ -156,9 +158,11 @@ def build_context(
             write_mask = None
         if token_mask is not None:
             segments = segments.masked_fill(~token_mask, -1)
+    store = home if repeats == 1 else home.repeated(repeats)
     context = CallContext(
-        store, batch, length, token_mask, write, write_mask, segments, call.closes, call.record
-    )
+        store, home, batch, length, token_mask, write, write_mask, segments, call.closes,
+        call.record,
+    )  # fmt: skip
     context.autocast = torch.is_autocast_enabled(device.type)
     unmasked = token_mask is None and write_mask is None and segments is None
     context.single = (

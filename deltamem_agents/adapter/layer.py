@@ -13,8 +13,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from deltamem_agents.adapter.backbones import Site, base_of
-from deltamem_agents.adapter.call import FLIGHT, CallContext
+from deltamem_agents.adapter.call import CallContext
 from deltamem_agents.adapter.corrections import Correction, corrected
+from deltamem_agents.adapter.flight import FLIGHT
 from deltamem_agents.adapter.memory import DeltaMemory
 from deltamem_agents.adapter.registration import METHOD
 from deltamem_agents.errors import ConfigError, StateError, UnsupportedModelError

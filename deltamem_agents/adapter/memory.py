@@ -90,7 +90,7 @@ class DeltaMemory(Projections):
         else:
             reads, after, undo = _scan_for_undo(parts, before, context.token_mask)
         if context.record and not context.sealed:
-            context.store.records.append(WriteRecord(layer, beta, keep, _written(beta, context)))
+            context.records.append(WriteRecord(layer, beta, keep, _written(beta, context)))
         context.leave(layer, after, undo)
         return reads
 
@@ -140,7 +140,7 @@ class DeltaMemory(Projections):
         q, k, v, keep, erase, beta = unpack(means, self.rule)
         after = delta_scan(q, k, v, keep, erase, beta, before, present)[1]
         if context is not None and context.record and not context.sealed:
-            context.store.records.append(WriteRecord(layer, beta, keep, present))
+            context.records.append(WriteRecord(layer, beta, keep, present))
         return after
 
 

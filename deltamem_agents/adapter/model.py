@@ -13,7 +13,7 @@ from torch import nn
 from deltamem_agents.adapter.backbones import Site, find_decoder, find_sites
 from deltamem_agents.adapter.cache import MemoryCache
 from deltamem_agents.adapter.config import DeltaMemConfig
-from deltamem_agents.adapter.hooks import find_entry, install_hooks, remove_hooks
+from deltamem_agents.adapter.forward import find_entry, install, uninstall
 from deltamem_agents.adapter.layer import CHILD, DeltaMemLayer, add_memory, remove, take_memory
 from deltamem_agents.adapter.memory import DeltaMemory
 from deltamem_agents.adapter.store import Plan
@@ -79,7 +79,7 @@ def install_all(
             device = next(site.module.parameters()).device
             add_memory(site, name, memory if device.type == "meta" else memory.to(device))
         layers = layers_of(model)
-        install_hooks(model, find_decoder(model), layers)
+        install(model, layers)
     except BaseException:
         if first:
             detach(model)
@@ -102,7 +102,7 @@ def install_all(
 def detach(model: nn.Module) -> nn.Module:
     """Take every adapter off; the model is what it was before the first `attach`."""
     entry = find_entry(model)
-    remove_hooks(model)
+    uninstall(model)
     for module in list(model.modules()):
         if CHILD in module._modules:
             remove(module)

@@ -99,7 +99,8 @@ class MemoryStore:
         self.sums: dict[int, Sums] = {}
         self.records: list[WriteRecord] = []
         self._undo: dict[int, _History] = {}
-        self.last: Tensor | None = None  # the rows' newest tokens, where `rows` needs them
+        #: Kinds of cache layers that a failed call has left in the middle; see `rollback`.
+        self.torn: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int | None:
@@ -120,8 +121,8 @@ class MemoryStore:
             raise StateError(
                 f"the memory's batch equals the input's, {batch}",
                 got=int(state.shape[0]),
-                remedy="Give one state a row; for beams or several samples of a cache that holds "
-                "tokens call cache.batch_repeat_interleave(n) first.",
+                remedy="Give one state a row. `generate` repeats memories for beams and samples by "
+                "itself; in a cache that holds tokens, cache.batch_repeat_interleave(n) does.",
             )
         return state if state.device == device else state.to(device)
 
@@ -150,8 +151,7 @@ class MemoryStore:
         Raises:
             StateError: they were not remembered.
         """
-        earlier = MemoryStore(self.plan)
-        earlier.states, earlier.sums = dict(self.states), dict(self.sums)
+        earlier = self._copy()
         earlier._undo = {layer: history.copy() for layer, history in self._undo.items()}
         earlier.roll_back(tokens)
         memory = earlier.memory()
@@ -166,6 +166,22 @@ class MemoryStore:
         check_memory(memory, self.plan)
         self.states = dict(zip(self.plan.layers, memory.unbind(1), strict=True))
         self.forget_history()
+
+    def repeated(self, repeats: int) -> MemoryStore:
+        """Another store, in which each session has `repeats` rows; this one does not change."""
+        other = self._copy()
+        other.map(lambda held: held.repeat_interleave(repeats, 0))
+        return other
+
+    def become(self, other: MemoryStore) -> None:
+        """Hold what another store holds, which is not used any more."""
+        self.__dict__.update(other.__dict__)
+
+    def _copy(self) -> MemoryStore:
+        """The same memories without their history."""
+        other = MemoryStore(self.plan)
+        other.states, other.sums, other.records = dict(self.states), dict(self.sums), self.records
+        return other
 
     def map(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply a change of the batch dimension to everything held."""
@@ -183,7 +199,6 @@ class MemoryStore:
     def forget_history(self) -> None:
         """Give up rolling back beyond this point."""
         self._undo.clear()
-        self.last = None
 
     def roll_back(self, tokens: int) -> None:
         """Take back the newest tokens.
@@ -193,7 +208,7 @@ class MemoryStore:
         """
         if tokens == 0 or not self.states:
             return
-        self.last, layers = None, self.plan.layers
+        layers = self.plan.layers
         if any(i not in self._undo or self._undo[i].tokens < tokens for i in layers):
             raise StateError(
                 f"the newest tokens can be taken back from a memory: those of the last call, "

@@ -16,9 +16,9 @@ from peft.tuners.tuners_utils import delete_adapter as delete_everywhere
 from peft.utils import AuxiliaryTrainingWrapper, register_peft_method
 from torch import nn
 
-from deltamem_agents.adapter.backbones import Site, find_decoder, find_sites
+from deltamem_agents.adapter.backbones import Site, find_sites
 from deltamem_agents.adapter.config import DeltaMemConfig
-from deltamem_agents.adapter.hooks import install_hooks
+from deltamem_agents.adapter.forward import install
 from deltamem_agents.adapter.layer import DeltaMemLayer, add_memory, take_memory
 from deltamem_agents.adapter.memory import DeltaMemory
 from deltamem_agents.adapter.model import check_name, checked, detach, layers_of
@@ -53,7 +53,7 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
             for site in sites:
                 take_memory(site, adapter_name)
             raise
-        install_hooks(model, find_decoder(model), layers_of(model))
+        install(model, layers_of(model))
 
     def _create_and_replace(
         self, peft_config: DeltaMemConfig, adapter_name: str, target: nn.Module, *args: Any,

@@ -207,7 +207,7 @@ class DecodeBatch:
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=1,
-                delta_mem=MemoryCall(write=write, may_pad=False),
+                delta_mem=MemoryCall(write=write),
             )
         except BaseException:
             self._span.end -= 1

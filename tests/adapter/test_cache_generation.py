@@ -8,9 +8,15 @@ import warnings
 
 import pytest
 import torch
-from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig
+from transformers import (
+    ContinuousBatchingConfig,
+    DynamicCache,
+    GenerationConfig,
+    StoppingCriteria,
+)
 
 from deltamem_agents.adapter import DeltaMemConfig, MemoryCache, MemoryCall, attach, detach
+from deltamem_agents.adapter.flight import FLIGHT
 from deltamem_agents.errors import StateError, UnsupportedModelError
 
 GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -123,46 +129,107 @@ def test_beams_over_a_cache_with_tokens_need_room_for_them(model, tokens):
     assert torch.equal(kept, model.generate(ids, use_cache=False, **options))
 
 
-@pytest.mark.parametrize("rows", [2, 4])
-def test_only_repeated_rows_share_a_session(model, tokens, rows):
-    memory = sessions(model, tokens)[:2]
-    cache, ids = MemoryCache(model, memory), tokens(rows, 6)
-    if rows == 4:  # two sessions, four different texts
-        with pytest.raises(StateError, match="batch"):
-            model(ids, past_key_values=cache)
-        assert torch.equal(cache.memory, memory)
-        return
-    forked = MemoryCache(model, memory)
-    got = model(ids.repeat_interleave(3, 0), past_key_values=forked)
-    expected = model(ids, past_key_values=cache)
-    assert gap(got.logits, expected.logits.repeat_interleave(3, 0)) < 1e-5
-    assert gap(forked.memory, cache.memory.repeat_interleave(3, 0)) < 1e-5
+@pytest.mark.parametrize("how", ["samples", "beams", "sampled beams"])
+def test_only_generate_repeats_a_memory(model, tokens, how):
+    """What it makes of two sessions are rows of these two, each with its own memory."""
+    memory, ids = sessions(model, tokens)[:2], tokens(2, 6)
+    cache = MemoryCache(model, memory)
+    with pytest.raises(StateError, match="generate"):  # the very same rows, but nobody says beams
+        model(ids.repeat_interleave(3, 0), past_key_values=cache)
+    assert torch.equal(cache.memory, memory)
+    options = {"num_return_sequences": 3, "max_new_tokens": 1, **GREEDY}
+    options |= {"do_sample": how != "beams", "num_beams": 1 if how == "samples" else 3}
+    model.generate(ids, past_key_values=cache, **options)
+    expected = MemoryCache(model, memory)
+    model(ids, past_key_values=expected)
+    assert gap(cache.memory, expected.memory.repeat_interleave(3, 0)) < 1e-5
+    assert FLIGHT.generation is None
 
 
-@pytest.mark.parametrize("padding", ["its own", "the end", "the default", "said on the cache"])
-def test_rows_that_end_early_do_not_write_their_padding(build, tokens, padding):
+def test_a_forward_inside_generate_that_is_not_its_own(model, tokens):
+    """A logits processor that asks the same model about another session gets no beams."""
+    memory, ids, refused = sessions(model, tokens)[:1], tokens(1, 6), []
+
+    def ask(_, scores):
+        if not refused:
+            with pytest.raises(StateError, match="batch"):
+                model(ids.repeat(4, 1), past_key_values=MemoryCache(model, memory))
+            refused.append(1)
+        return scores
+
+    cache = MemoryCache(model, memory)
+    options = {"num_beams": 3, "max_new_tokens": 3, **GREEDY}
+    model.generate(ids, past_key_values=cache, logits_processor=[ask], **options)
+    assert refused
+    assert len(cache.memory) == 3
+
+
+def test_generate_is_a_method_of_the_model(model, tokens):
+    with pytest.raises(UnsupportedModelError, match="method of the model"):
+        type(model).generate(model, tokens(1, 4), max_new_tokens=2, **GREEDY)
+
+
+class EndsWith(StoppingCriteria):
+    """A row ends after one of these tokens; generate knows nothing of them but that."""
+
+    def __init__(self, ends):
+        self.ends = torch.tensor(ends)
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.isin(input_ids[:, -1], self.ends)
+
+
+def asked(how, end, pad):
+    """Options of a generate, for an end and a padding that it is told in different ways."""
+    if how == "to generate":
+        return {"eos_token_id": [end, 96], "pad_token_id": pad}
+    if how == "a configuration":
+        config = GenerationConfig(
+            eos_token_id=end, pad_token_id=pad, do_sample=False, max_new_tokens=12
+        )
+        return {"generation_config": config}
+    if how == "a criterion":
+        return {"stopping_criteria": [EndsWith([end])], "eos_token_id": 96, "pad_token_id": pad}
+    return {
+        "stopping_criteria": [EndsWith([end])],
+        "eos_token_id": None,
+    }  # such rows are not padded
+
+
+@pytest.mark.parametrize("how", ["to generate", "a configuration", "a criterion", "no end"])
+@pytest.mark.parametrize("padding", ["its own", "the end", "a word", "the default"])
+@pytest.mark.parametrize("memory", [False, True])
+def test_rows_that_end_early_are_as_if_each_were_alone(build, tokens, how, padding, memory):
+    """Neither its end nor what is fed after it is written; a token that is meant always is."""
     model = build()
+    assert model.generation_config.eos_token_id == 2  # which is none of the ends here
     rows = [tokens(1, n, seed=n) for n in (4, 9, 6)]
     ids, mask = left_padded(rows)
-    options = {"attention_mask": mask, "do_sample": False, "max_new_tokens": 12}
-    free = model.generate(ids, eos_token_id=None, pad_token_id=0, **options)[:, ids.shape[1] :]
-    end = next(t for t in free[0, :8].tolist() if t not in free[1])  # row 1 goes on to the last
-    model.generation_config.eos_token_id = [end, 96] if padding == "the end" else end
-    pad = {"its own": 0, "the end": end, "the default": None, "said on the cache": 5}[padding]
-    cache = MemoryCache(model)
-    if padding == "said on the cache":
-        cache.call = MemoryCall(pad_id=pad)
-        options["pad_token_id"] = pad
-    else:
-        model.generation_config.pad_token_id = pad
-    together = model.generate(ids, past_key_values=cache, **options)[:, ids.shape[1] :]
-    lengths = [row.index(end) + 1 if end in row else 12 for row in together.tolist()]
-    assert lengths[0] < lengths[1] == 12
-    for i, (prompt, length) in enumerate(zip(rows, lengths, strict=True)):
-        fed = torch.cat([prompt, together[i : i + 1, : min(length, 11)]], 1)  # never the last token
-        alone = MemoryCache(model)
-        model(fed, past_key_values=alone)
+    states = sessions(model, tokens) if memory else torch.zeros(3, 3, 2, 4, 4)
+
+    def generate(ids, states, **options):
+        cache = MemoryCache(model, states)
+        options = {"do_sample": False, "max_new_tokens": 12} | options
+        if "generation_config" in options:
+            options = {k: v for k, v in options.items() if k not in ("do_sample", "max_new_tokens")}
+        said = model.generate(ids, past_key_values=cache, **options)[:, ids.shape[1] :]
+        return said, cache
+
+    free, _ = generate(ids, states, attention_mask=mask, eos_token_id=None, pad_token_id=0)
+    ends = [t for t in free[0, 1:8].tolist() if t not in free[1]]  # row 1 goes on to the last
+    end, word = ends[0], int(free[1, 4])  # the padding may be a word that row 1 says itself
+    pad = {"its own": 0, "the end": end, "a word": word, "the default": None}[padding]
+    options = asked(how, end, pad)
+    together, cache = generate(ids, states, attention_mask=mask, **options)
+    lengths = []
+    for i, prompt in enumerate(rows):
+        shown = torch.ones_like(prompt)  # or generate takes words like the padding for padding
+        one, alone = generate(prompt, states[i : i + 1], attention_mask=shown, **options)
+        lengths.append(one.shape[1])
+        assert torch.equal(one[0], together[i, : one.shape[1]])
         assert gap(cache.memory[i], alone.memory[0]) < 1e-5
+    assert lengths[0] < lengths[1] == 12
+    assert padding != "a word" or word in together[1]
 
 
 def repeating(tokens):
@@ -349,6 +416,9 @@ def test_a_batch_of_sessions_equals_each_alone(model, tokens):
         one = model.generate(question, past_key_values=alone, **options)
         assert torch.equal(one[0, -8:], together[row, -8:])
         assert gap(alone.memory[0], cache.memory[row]) < 1e-5
+    swapped = MemoryCache(model, memory=memories.flip(0))
+    others = model.generate(ids, attention_mask=mask, past_key_values=swapped, **options)
+    assert not torch.equal(together[:, -8:], others[:, -8:])  # whose memory it is shows in the text
 
 
 def test_memory_without_its_tokens(model, tokens):

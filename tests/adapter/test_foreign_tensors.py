@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
-from deltamem_agents.adapter import DeltaMemConfig, MemoryCache, MemoryCall, attach
+from deltamem_agents.adapter import DeltaMemConfig, MemoryCache, attach
 from deltamem_agents.core.scan import delta_scan
 from deltamem_agents.core.step import StepRule, memory_step
 from tests.adapter.conftest import make_backbone, make_model, make_tokens, stir
@@ -66,31 +66,15 @@ def test_states_are_float32_whatever_the_default(default: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def test_a_caller_may_say_that_no_row_is_padding() -> None:
-    """A batch of sessions feeds only what is meant, be it the padding id."""
-    model, memories = make_model(), []
-    model.generation_config.pad_token_id = 0
-    for may_pad in (True, False):
-        for rows in (1, 2):
-            cache, call = MemoryCache(model), MemoryCall(may_pad=may_pad)
-            for tokens in (make_tokens(1, 5), torch.tensor([[0]])):
-                model(tokens.repeat(rows, 1), past_key_values=cache, delta_mem=call)
-            memories.append(cache.memory[:1])
-    guessed_alone, guessed, alone, together = memories
-    torch.testing.assert_close(alone, together)
-    torch.testing.assert_close(alone, guessed_alone)
-    assert (guessed - guessed_alone).abs().max() > 1e-3
-
-
-@torch.no_grad()
-def test_the_last_tokens_are_remembered_and_not_the_callers_buffer() -> None:
-    model, memories = make_model(), []
+def test_outside_generate_every_token_is_meant() -> None:
+    """Be it the padding id or the end: a batch of sessions feeds what each of them has said."""
+    model = make_model()
     model.generation_config.pad_token_id = model.generation_config.eos_token_id = 2
-    for reuse in (True, False):
-        cache, buffer = MemoryCache(model), make_tokens(2, 1).clone()
-        model(buffer, past_key_values=cache)
-        new = torch.tensor([[2], [5]])
-        buffer = buffer.copy_(new) if reuse else new
-        model(buffer, past_key_values=cache)
-        memories.append(cache.memory)
-    torch.testing.assert_close(*memories)
+    fed = torch.tensor([[2, 0, 2, 2], [5, 2, 0, 2], [2, 2, 2, 0]])
+    together = MemoryCache(model)
+    for column in fed.T:
+        model(column[:, None], past_key_values=together)
+    for row, said in enumerate(fed):
+        alone = MemoryCache(model)
+        model(said[None], past_key_values=alone)
+        torch.testing.assert_close(together.memory[row], alone.memory[0], rtol=0, atol=1e-5)

@@ -1,0 +1,251 @@
+"""The forward of a model and of its decoder, with a memory around it: one context a call.
+
+All of a call happens or none of it: memory, keys and values are those from before until the whole
+forward has run, and are so again if it fails, whatever stops it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache
+
+from deltamem_agents.adapter import generation
+from deltamem_agents.adapter.backbones import find_decoder
+from deltamem_agents.adapter.cache import remember
+from deltamem_agents.adapter.call import CallContext, MemoryCall, build_context, token_mask_from
+from deltamem_agents.adapter.flight import FLIGHT
+from deltamem_agents.adapter.layer import DeltaMemLayer
+from deltamem_agents.adapter.memory import DeltaMemory
+from deltamem_agents.adapter.overrides import Override
+from deltamem_agents.adapter.rollback import Before
+from deltamem_agents.adapter.store import MemoryStore, Plan
+from deltamem_agents.errors import ConfigError, UnsupportedModelError
+
+
+class ModelForward(Override):
+    """In place of the model's forward: takes `delta_mem` from the keywords, for any family."""
+
+    name = "forward"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given, outer = _said(kwargs), (FLIGHT.given, FLIGHT.flown)
+        flown: list[CallContext] = []
+        try:
+            FLIGHT.given, FLIGHT.flown = given, flown
+            output = self.__wrapped__(*args, **kwargs)
+            _land(flown)
+            return output
+        except BaseException:
+            for context in flown:
+                context.give_up()
+            raise
+        finally:
+            FLIGHT.given, FLIGHT.flown = outer
+
+
+class DecoderForward(Override):
+    """In place of the decoder's forward: makes the call's context and hands it to the layers.
+
+    Args:
+        module: the decoder.
+        layers: its tuner layers, in order.
+    """
+
+    name = "forward"
+
+    def __init__(self, module: nn.Module, layers: list[DeltaMemLayer] | None = None) -> None:
+        super().__init__(module)
+        self.layers = layers or []
+        self.trainable: list[str] = []
+        self._plan: tuple[tuple[int, ...], Plan] | None = None
+        parameters = inspect.signature(module.forward).parameters.values()
+        self._passes_keywords = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+    def running(self) -> dict[int, DeltaMemory]:
+        """The adapters that are switched on, by layer."""
+        found = ((layer.index, layer.running) for layer in self.layers)
+        return {index: memory for index, memory in found if memory is not None}
+
+    def plan(self, running: dict[int, DeltaMemory]) -> Plan:
+        """Which states the running adapters need."""
+        key = tuple(map(id, running.values()))
+        if self._plan is None or self._plan[0] != key:
+            config = next(iter(running.values())).config
+            self._plan = (key, Plan(tuple(running), config.heads, config.rank))
+        return self._plan[1]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given, outer = _said(kwargs) or FLIGHT.given, (FLIGHT.call, FLIGHT.corrections)
+        running, context = self.running(), None
+        try:
+            if running:
+                context = self._begin(given, running, args, kwargs)
+            FLIGHT.call, FLIGHT.corrections = context, None
+            if context is not None and self._passes_keywords:
+                kwargs["delta_mem"] = context
+            output = self.__wrapped__(*args, **kwargs)
+            if context is not None:
+                context.sealed = True
+                if FLIGHT.flown is None:
+                    context.land()
+                else:
+                    FLIGHT.flown.append(context)
+            return output
+        except BaseException:
+            if context is not None:
+                context.give_up()
+            raise
+        finally:
+            FLIGHT.call, FLIGHT.corrections = outer
+
+    def _begin(
+        self, given: MemoryCall | None, running: dict[int, DeltaMemory], args: Any, kwargs: Any
+    ) -> CallContext:
+        module = self.module
+        _refuse_paged(module, kwargs)
+        _land(FLIGHT.flown or [])  # of a decoder that runs twice in one forward
+        tokens, cache, plan = _tokens(args, kwargs), _cache(module, kwargs), self.plan(running)
+        given = given or getattr(cache, "call", None) or MemoryCall()
+        home = MemoryStore(plan) if cache is None else remember(cache, plan)
+        past = 0 if cache is None else int(cache.get_seq_length())
+        batch, length = tokens.shape[:2]
+        going = generation.running(module)
+        context = build_context(
+            given,
+            home,
+            repeats=1 if going is None or past else going.repeats_of(home.batch, batch),
+            batch=batch,
+            length=length,
+            device=tokens.device,
+            token_mask=_token_mask(given, going, kwargs.get("attention_mask"), tokens, past),
+            by_segment=next(iter(running.values())).config.by_segment,
+        )
+        context.running = running
+        context.checkpointed = module.training and getattr(module, "gradient_checkpointing", False)
+        context.carries_graph = cache is not None and torch.is_grad_enabled()
+        if cache is not None and not torch.compiler.is_compiling():
+            context.before = Before(cache, past)
+        return context
+
+
+def _land(flown: list[CallContext]) -> None:
+    while flown:
+        flown.pop(0).land()
+
+
+def install(model: nn.Module, layers: list[DeltaMemLayer]) -> None:
+    """Put everything in place that a model needs beside its layers, once; or refresh their list."""
+    entry = find_entry(model)
+    if entry is not None:
+        entry.layers = layers
+        return
+    decoder = find_decoder(model)
+    DecoderForward(decoder, layers).put()
+    if model is not decoder:
+        ModelForward(model).put()
+    generator = generation.generator_of(model)
+    if generator is not None:
+        for override in generation.OVERRIDES:
+            override(generator).put()
+
+
+def uninstall(model: nn.Module) -> None:
+    """Take away what `install` has put in place."""
+    for module in model.modules():
+        for override in [x for x in module.__dict__.values() if isinstance(x, Override)]:
+            override.take_away()
+
+
+def find_entry(model: nn.Module) -> DecoderForward | None:
+    """What stands in place of the decoder's forward, or None if the model has no adapter."""
+    for module in model.modules():
+        entry = module.__dict__.get("forward")
+        if isinstance(entry, DecoderForward):
+            return entry
+    return None
+
+
+def _said(kwargs: dict[str, Any]) -> MemoryCall | None:
+    call = kwargs.pop("delta_mem", None)
+    if call is not None and not isinstance(call, MemoryCall):
+        raise ConfigError(
+            "delta_mem is a MemoryCall",
+            got=type(call).__name__,
+            remedy="Pass delta_mem=MemoryCall(...).",
+        )
+    return call
+
+
+def _token_mask(
+    given: MemoryCall,
+    going: generation.Generation | None,
+    mask: Any,
+    tokens: torch.Tensor,
+    past: int,
+) -> torch.Tensor | None:
+    """Bool[B, T], False in padding, or None where there is none."""
+    if given.token_mask is not None:  # said by the caller, who knows
+        return None
+    real = None if going is None else going.unfinished(tokens)
+    attended = token_mask_from(mask, tokens.shape[1], past)
+    if real is None or attended is None:
+        real = attended if real is None else real
+    else:
+        real = real & attended
+    return None if real is None or _needless(real) else real
+
+
+def _needless(token_mask: torch.Tensor) -> bool:
+    """Whether there is no padding, where finding out is cheap: for long texts it stalls a GPU."""
+    cheap = token_mask.device.type == "cpu" or token_mask.shape[1] == 1
+    return cheap and not torch.compiler.is_compiling() and bool(token_mask.all())
+
+
+def _tokens(args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
+    for name in ("input_ids", "inputs_embeds"):
+        if kwargs.get(name) is not None:
+            tokens: torch.Tensor = kwargs[name]
+            return tokens
+    first: torch.Tensor = args[0]
+    return first
+
+
+def _cache(decoder: nn.Module, kwargs: dict[str, Any]) -> Cache | None:
+    """The call's cache; made here, as the decoder would make it, where it would be made."""
+    cache = kwargs.get("past_key_values")
+    if cache is not None:
+        if not isinstance(cache, Cache):
+            raise UnsupportedModelError(
+                "past_key_values is a transformers Cache",
+                got=type(cache).__name__,
+                remedy="Pass transformers' DynamicCache(), or a MemoryCache(model).",
+            )
+        return cache
+    config: Any = decoder.config
+    use_cache = kwargs.get("use_cache")
+    use_cache = getattr(config, "use_cache", False) if use_cache is None else use_cache
+    if not use_cache or (decoder.training and getattr(decoder, "gradient_checkpointing", False)):
+        return None
+    kwargs["past_key_values"] = DynamicCache(config=config)
+    made: Cache = kwargs["past_key_values"]
+    return made
+
+
+def _refuse_paged(decoder: nn.Module, kwargs: dict[str, Any]) -> None:
+    attention = getattr(decoder.config, "_attn_implementation", None) or ""
+    if str(attention).startswith("paged") or kwargs.get("cache") is not None:
+        raise UnsupportedModelError(
+            "a δ-mem reads each session as one row with a cache of its own",
+            got="paged attention (transformers' continuous batching)",
+            remedy="Use model.generate, or the scheduler of deltamem_agents.runtime.",
+        )
+    if kwargs.get("cu_seq_lens_q") is not None:
+        raise UnsupportedModelError(
+            "each row of a batch is one text",
+            got="several texts packed into a row",
+            remedy="Pad the batch instead of packing it.",
+        )

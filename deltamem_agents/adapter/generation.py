@@ -1,0 +1,119 @@
+"""What `generate` does to a batch, as it says itself.
+
+It repeats each prompt for beams and samples, and goes on feeding rows that have ended while others
+have not, with an attention mask that says nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import GenerationMixin, StoppingCriteriaList
+
+from deltamem_agents.adapter.backbones import find_decoder
+from deltamem_agents.adapter.flight import FLIGHT
+from deltamem_agents.adapter.overrides import Override
+from deltamem_agents.errors import UnsupportedModelError
+
+
+@dataclass(eq=False)
+class Generation:
+    """A `generate` that is running.
+
+    Args:
+        decoder: of the model that generates.
+        repeats: how many rows each prompt has become.
+        finished: Bool[B], the rows that have ended; None before the first token. With beams there
+            is no such thing: rows that end leave the batch.
+    """
+
+    decoder: nn.Module
+    repeats: int = 1
+    finished: Tensor | None = None
+
+    def repeats_of(self, sessions: int | None, rows: int) -> int:
+        """How often the memories of so many sessions are repeated for a batch of so many rows."""
+        return self.repeats if sessions is not None and sessions * self.repeats == rows else 1
+
+    def unfinished(self, tokens: Tensor) -> Tensor | None:
+        """Bool[B, 1], False for rows that have ended; None where none has.
+
+        Args:
+            tokens: of a forward call, [B, T, ..]; of a decode step if T is 1.
+
+        Raises:
+            UnsupportedModelError: these are not the rows that end.
+        """
+        if self.finished is None or tokens.shape[1] != 1:
+            return None
+        if len(self.finished) != tokens.shape[0]:
+            raise UnsupportedModelError(
+                "generate decodes the rows that its stopping criteria are asked about, "
+                f"{len(self.finished)}",
+                got=tokens.shape[0],
+                remedy="Use greedy decoding, sampling, beams, or assisted decoding.",
+            )
+        return ~self.finished[:, None]
+
+
+class Watched(StoppingCriteriaList):  # type: ignore[misc]
+    """The stopping criteria of a `generate`; what they decide is noted."""
+
+    def __init__(self, criteria: StoppingCriteriaList, generation: Generation) -> None:
+        super().__init__(criteria)
+        self.generation = generation
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Whether each row ends with its newest token, Bool[B]."""
+        ended: Tensor = super().__call__(input_ids, scores, **kwargs)
+        before = self.generation.finished
+        self.generation.finished = ended if before is None else before | ended
+        return ended
+
+
+class Generate(Override):
+    """In place of a model's `generate`: its forward calls know what they are part of."""
+
+    name = "generate"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outer, FLIGHT.generation = FLIGHT.generation, Generation(find_decoder(self.module))
+        try:
+            return self.__wrapped__(*args, **kwargs)
+        finally:
+            FLIGHT.generation = outer
+
+
+class StoppingCriteria(Override):
+    """In place of the method by which `generate` makes its stopping criteria, all settings read."""
+
+    name = "_get_stopping_criteria"
+
+    def __call__(self, generation_config: Any, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
+        criteria = self.__wrapped__(generation_config, *args, **kwargs)
+        generation = FLIGHT.generation
+        if generation is None or generation.decoder is not find_decoder(self.module):
+            raise UnsupportedModelError(
+                "generate is called as a method of the model",
+                got=f"{type(self.module).__name__}.generate, called on its class",
+                remedy="Call model.generate(...).",
+            )
+        beams = generation_config.num_beams
+        generation.repeats = max(beams, generation_config.num_return_sequences)
+        return criteria if beams > 1 else Watched(criteria, generation)
+
+
+OVERRIDES = (Generate, StoppingCriteria)
+
+
+def generator_of(model: nn.Module) -> nn.Module | None:
+    """The module in a model whose `generate` is called, or None."""
+    return next((m for m in model.modules() if isinstance(m, GenerationMixin)), None)
+
+
+def running(decoder: nn.Module) -> Generation | None:
+    """The `generate` that a forward of this decoder is part of, or None."""
+    generation = FLIGHT.generation
+    return generation if generation is not None and generation.decoder is decoder else None

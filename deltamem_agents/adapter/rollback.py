@@ -1,0 +1,71 @@
+"""Keys and values as they were before a call that failed in the middle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicIndexedLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
+
+
+class Before:
+    """What it takes to undo a call.
+
+    It holds no keys and values that the call would let go of, or they would need twice the room;
+    only those of sliding windows, which are short, and forget what slides out of them.
+
+    Args:
+        cache: of the call.
+        length: tokens that it holds.
+    """
+
+    def __init__(self, cache: Cache, length: int) -> None:
+        self._cache, self._length = cache, length
+        self._windows: list[tuple[Any, ...]] = [
+            (layer, layer.keys, layer.values, layer.cumulative_length)
+            for layer in cache.layers
+            if type(layer) is DynamicSlidingWindowLayer
+        ]
+
+    def restore(self) -> tuple[str, ...]:
+        """Put the cache back.
+
+        Returns:
+            kinds of layers that cannot be put back: linear attention, quantized keys and values,
+            static windows that have slid.
+        """
+        if self._length == 0:
+            Cache.reset(self._cache)
+            return ()
+        for layer, keys, values, length in self._windows:
+            layer.keys, layer.values, layer.cumulative_length = keys, values, length
+        layers = self._cache.layers
+        return tuple(sorted({type(x).__name__ for x in layers if not _cut(x, self._length)}))
+
+
+def _cut(layer: Any, length: int) -> bool:
+    """Take back what a layer has read beyond a length; False where that cannot be done."""
+    kind = type(layer)
+    if isinstance(layer, LinearAttentionCacheLayerMixin):
+        return False
+    if kind is DummyLayer or int(layer.get_seq_length()) <= length:
+        return True
+    extra = int(layer.get_seq_length()) - length
+    if kind in (DynamicLayer, DynamicIndexedLayer):
+        layer.crop(-extra)
+    elif kind is StaticLayer:
+        layer.cumulative_length.sub_(extra)
+    elif kind is StaticSlidingWindowLayer and layer.cumulative_length_int <= layer.max_cache_len:
+        layer.cumulative_length.sub_(extra)
+        layer.cumulative_length_int -= extra
+    else:
+        return False
+    return True
