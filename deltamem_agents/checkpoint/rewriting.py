@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
-from sqlalchemy import ColumnElement, Table, and_, delete, select, union
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, select, union
 
 from deltamem_agents.checkpoint import writing
 from deltamem_agents.checkpoint.context import Context
@@ -24,6 +24,13 @@ from deltamem_agents.checkpoint.session import Session
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.saver import SQLAlchemySaver
+
+
+Beside = Callable[[Connection], None]
+
+
+def nothing(connection: Connection) -> None:
+    """Nothing else belongs to the transaction."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +58,41 @@ class Rewrite:
         return address_of(self.config)._replace(checkpoint_id=self.checkpoint["id"])
 
 
-def rewrite_checkpoints(saver: SQLAlchemySaver, rewrites: Sequence[Rewrite]) -> Removal:
+def rewrite_checkpoints(
+    saver: SQLAlchemySaver, rewrites: Sequence[Rewrite], beside: Beside = nothing
+) -> Removal:
     """Put new content in the place of stored checkpoints, all or none.
 
     On SQLite the old content leaves the file's bytes and its write-ahead log.
 
+    Args:
+        saver: where.
+        rewrites: what.
+        beside: what else belongs to the same transaction; called again where that is retried.
+
     Returns:
         What went: writes, blobs, bytes; and whether SQLite's log is rid of it (`purged`).
     """
-    removal = saver._manage(_operation(rewrites))
+    removal = saver._manage(_operation(rewrites, beside))
     return replace(removal, purged=saver._database.purge())
 
 
-async def arewrite_checkpoints(saver: SQLAlchemySaver, rewrites: Sequence[Rewrite]) -> Removal:
+async def arewrite_checkpoints(
+    saver: SQLAlchemySaver, rewrites: Sequence[Rewrite], beside: Beside = nothing
+) -> Removal:
     """Async `rewrite_checkpoints`."""
-    removal = await saver._amanage(_operation(rewrites))
+    removal = await saver._amanage(_operation(rewrites, beside))
     return replace(removal, purged=await saver._database.apurge())
 
 
-def _operation(rewrites: Sequence[Rewrite]) -> Callable[[Context], Operation[Removal]]:
-    return lambda context: lambda session: _rewrite(session, context, rewrites)
+def _operation(
+    rewrites: Sequence[Rewrite], beside: Beside
+) -> Callable[[Context], Operation[Removal]]:
+    def operation(session: Session, context: Context) -> Removal:
+        beside(session.core)
+        return _rewrite(session, context, rewrites)
+
+    return lambda context: lambda session: operation(session, context)
 
 
 def _rewrite(session: Session, context: Context, rewrites: Sequence[Rewrite]) -> Removal:

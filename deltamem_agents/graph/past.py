@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,14 @@ from deltamem_agents.graph.scrub import mentions
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread
 from deltamem_agents.graph.turns import Predicate, selected_turns
+
+FORGOTTEN_KEY = "deltamem_forgotten"
+"""In a checkpoint's metadata: which messages were forgotten, by the hash of their ids."""
+
+
+def hashed(message_id: str) -> str:
+    """A message's id as the metadata holds it."""
+    return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 @dataclass
@@ -122,6 +131,11 @@ class Past:
             if self.derived(one):
                 self.gone |= new
             seen |= new
+
+    def forgotten(self, message_id: str) -> bool:
+        """Whether an earlier call has forgotten this message."""
+        name = hashed(message_id)
+        return any(name in (one.metadata.get(FORGOTTEN_KEY) or ()) for one in self.own())
 
     def tips(self) -> list[CheckpointTuple]:
         """The newest checkpoint of each branch."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from langgraph.checkpoint.base import CheckpointTuple
+from sqlalchemy import Connection
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.checkpoint.rewriting import (
@@ -15,7 +17,8 @@ from deltamem_agents.checkpoint.rewriting import (
     rewrite_checkpoints,
 )
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.graph.past import Past
+from deltamem_agents.graph.facts import ThreadFacts
+from deltamem_agents.graph.past import FORGOTTEN_KEY, Past, hashed
 from deltamem_agents.graph.saved import (
     id_of,
     memory_in,
@@ -31,22 +34,30 @@ from deltamem_agents.graph.thread import Thread
 
 
 def rewrite_past(
-    thread: Thread, past: Past, memories: dict[str, MemoryState | None]
-) -> Steps[tuple[int, bool]]:
-    """Store what changed, on our saver in one transaction.
+    thread: Thread, past: Past, memories: dict[str, MemoryState | None], facts: ThreadFacts
+) -> Steps[tuple[int, list[str], bool]]:
+    """Store what changed; on our saver in one transaction with the facts beside it.
 
     Returns:
-        How many checkpoints, and whether the database holds their old content no more.
+        How many checkpoints, which facts are gone, and whether the database holds their old
+        content no more.
     """
-    changes = list(_changes(thread, past, memories))
+    changes = _marked(list(_changes(thread, past, memories)), past)
     saver = thread.saver
     if isinstance(saver, SQLAlchemySaver):
+        gone: list[str] = []
+
+        def beside(connection: Connection) -> None:
+            gone[:] = facts.forget_beside(past.gone, connection)
+
         removal = yield Effect(
-            lambda: rewrite_checkpoints(saver, changes),
-            lambda: arewrite_checkpoints(saver, changes),
+            lambda: rewrite_checkpoints(saver, changes, beside),
+            lambda: arewrite_checkpoints(saver, changes, beside),
         )
-        return len(changes), removal.purged and not past.undecided
-    for change in changes:
+        facts.uncached()
+        return len(changes), gone, removal.purged and not past.undecided
+    # Newest first: what was there before tells a second call what the first has done.
+    for change in reversed(changes):
         place = (change.config["configurable"]["checkpoint_ns"], change.checkpoint["id"])
         values, links = change.checkpoint["channel_values"], past.chains.changes[place]
         versions = {
@@ -59,7 +70,33 @@ def rewrite_past(
             partial(saver.put, *arguments),
             partial(saver.aput, *arguments),
         )
-    return len(changes), False
+    return len(changes), [], False
+
+
+def finish(thread: Thread, facts: ThreadFacts, gone: set[str]) -> Steps[tuple[list[str], bool]]:
+    """Do the rest of a call that ended after its transaction: facts of other stores, and bytes.
+
+    Returns:
+        Which facts are gone, and whether the database holds old content no more.
+    """
+    ids, purged = yield from facts.forget_apart(gone)
+    saver = thread.saver
+    if not isinstance(saver, SQLAlchemySaver):
+        return ids, False
+    return ids, (yield Effect(saver.purge, saver.apurge)) and purged
+
+
+def _marked(changes: list[Rewrite], past: Past) -> list[Rewrite]:
+    """The newest one tells which messages were forgotten, by hash: so a call can be repeated."""
+    last = max(place for place, one in enumerate(changes) if _is_own(one, past))
+    metadata: Any = changes[last].metadata
+    hashes = sorted({*metadata.get(FORGOTTEN_KEY, ()), *map(hashed, past.gone)})
+    changes[last] = replace(changes[last], metadata={**metadata, FORGOTTEN_KEY: hashes})
+    return changes
+
+
+def _is_own(change: Rewrite, past: Past) -> bool:
+    return bool(change.config["configurable"]["checkpoint_ns"] == past.namespace)
 
 
 def _changes(

@@ -7,8 +7,8 @@ in the older ones. The rolling digest of the ledger proves that what was found i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from langchain_core.messages import AnyMessage
 
@@ -36,11 +36,14 @@ class Transcript:
         digests: names messages as the ledger does, one name each, in order.
         base: the ledger of the memory that the thread began with.
         heard: what was read since then, oldest first.
+        without: ids of messages that later memories may not have read, where an earlier call that
+            forgets them did not come to its end.
     """
 
     digests: Digests
     base: Ledger = field(default_factory=Ledger)
     heard: tuple[Heard, ...] = ()
+    without: Collection[str] = ()
 
     def after(self, memory: MemoryState | None, messages: Sequence[AnyMessage]) -> Transcript:
         """The transcript at the next checkpoint.
@@ -53,7 +56,7 @@ class Transcript:
             ThreadHistoryError: messages that the memory has read are in no checkpoint any more.
         """
         if memory is None:
-            return Transcript(self.digests, self.base)
+            return replace(self, heard=())
         said = [
             Heard(digest, message)
             for digest, message in zip(self.digests(messages), messages, strict=True)
@@ -65,7 +68,7 @@ class Transcript:
             if rolled == memory.ledger.evicted:
                 visible = _find(names, [*self.heard, *said])
                 if visible is not None:
-                    return Transcript(self.digests, self.base, (*evicted, *visible))
+                    return replace(self, heard=(*evicted, *visible))
         raise ThreadHistoryError(
             "the messages that a memory has read are in the thread's checkpoints",
             got=f"{memory.ledger.evicted_count + len(memory.ledger.visible)} messages read",
@@ -82,6 +85,9 @@ class Transcript:
             return
         if len(known) >= gone:
             yield known[:gone]
+        stays = tuple(heard for heard in known if heard.message.id not in self.without)
+        if len(stays) >= gone and len(stays) < len(known):
+            yield stays[:gone]
         before = _before(visible, said)
         if len(before) >= gone:
             yield tuple(before[len(before) - gone :])

@@ -3,9 +3,11 @@
 1. Read the thread's checkpoints, oldest first, and name the turns that go.
 2. Follow each branch and rebuild, at every checkpoint whose memory had read them, the memory from
    the messages that stay. The nearest untouched checkpoint is where reading begins again.
-3. Delete the facts, rewrite the checkpoints in one transaction, drop what the process still holds.
+3. Delete facts in other databases; then, in one transaction, rewrite the checkpoints and delete
+   the facts beside them; then empty SQLite's log, and drop what the process still holds.
 
-Facts go first: when the second step fails, the same call can be made again.
+A call that fails, or a process that dies, anywhere in between is made good by the same call again:
+until the transaction the messages are all there, and after it the past says what was forgotten.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from deltamem_agents.graph.facts import facts_of
 from deltamem_agents.graph.past import Past, load_past
 from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.reports import Forgotten
-from deltamem_agents.graph.rewriting import rewrite_past
+from deltamem_agents.graph.rewriting import finish, rewrite_past
 from deltamem_agents.graph.saved import id_of, memory_in, messages_in, parent_of, start_in
 from deltamem_agents.graph.scrub import texts_of
 from deltamem_agents.graph.steps import Steps
@@ -43,21 +45,25 @@ def forget(
             "repeats is 'report' or 'forget'", got=mode, remedy="Leave it out for 'report'."
         )
     past = yield from load_past(thread)
-    _choose(past, chosen)
-    if not past.gone:
-        return Forgotten((), memory_in(past.own()[-1]) if past.own() else None)
+    again = _choose(past, chosen)
+    if not past.own():
+        return Forgotten((), None)
     tip = past.own()[-1]
     reader, settings = yield from thread.reading(tip)
     facts = yield from facts_of(thread, settings.router)
-    told = [*values, *_values(past.lost.values()), *(yield from facts.told_by(past.gone))]
+    if not past.gone:
+        ids, purged = yield from finish(thread, facts, again)
+        reader.model.engine.live.clear()
+        return Forgotten((), memory_in(tip), facts=tuple(ids), purged=purged)
+    told = [*values, *_values(past.lost.values()), *(yield from facts.told_by(past.lost))]
     found = _repeated(past, told)
     while mode == "forget" and found and past.choose({repeat.message_id for repeat in found}):
         told += _values(past.lost.values())
         found = _repeated(past, told)
     past.follow()
     memories = yield from _memories(past, reader, settings.start)
-    fact_ids, facts_purged = yield from facts.forget(past.gone)
-    count, purged = yield from rewrite_past(thread, past, memories)
+    elsewhere, facts_purged = yield from facts.forget_apart(past.gone | again)
+    count, beside, purged = yield from rewrite_past(thread, past, memories, facts)
     reader.model.engine.live.clear()
     order = [message.id for one in past.own() for message in messages_in(one)]
     return Forgotten(
@@ -66,22 +72,29 @@ def forget(
         repeats=tuple(found),
         channels=_channels(tip, told),
         checkpoints=count,
-        facts=fact_ids,
+        facts=(*elsewhere, *beside),
         purged=purged and facts_purged,
     )
 
 
-def _choose(past: Past, chosen: Collection[str] | Predicate) -> None:
+def _choose(past: Past, chosen: Collection[str] | Predicate) -> set[str]:
+    """Choose what goes; the ids that an earlier call has forgotten already.
+
+    Raises:
+        ThreadHistoryError: a message is not there, and was not forgotten.
+    """
     past.choose(chosen)
     if callable(chosen):
-        return
-    unknown = [name for name in chosen if name not in past.gone]
+        return set()
+    absent = {name for name in chosen if name not in past.gone}
+    unknown = [name for name in absent if not past.forgotten(name)]
     if unknown:
         raise ThreadHistoryError(
             "what is forgotten is a message of the thread",
             got=unknown,
             remedy="Take ids from graph.get_state(config).values['messages'], or pass a function.",
         )
+    return absent
 
 
 def _values(messages: Iterable[AnyMessage]) -> list[str]:
@@ -115,8 +128,9 @@ def _memories(
     for one in past.own():
         memory, first = memory_in(one), start_in(one)
         base = first.ledger if first is not None else Ledger()
-        before = scripts.get(parent_of(one)) or Transcript(digests, base)
-        script = before if before.base == base else Transcript(digests, base)
+        empty = Transcript(digests, base, without=past.gone)
+        before = scripts.get(parent_of(one)) or empty
+        script = before if before.base == base else empty
         script = script.after(memory, messages_in(one))
         scripts[id_of(one)] = script
         names = tuple(heard.digest for heard in script.heard)

@@ -24,28 +24,7 @@ def forget(
     message_ids: tuple[str, ...],
 ) -> ForgetReport:
     """Deletes facts for good; see `FactStore.forget`."""
-    tables, now = store.tables, store.shelf.clock()
-
-    def work(connection: Connection) -> tuple[list[str], set[str]]:
-        rows = _chosen(store, connection, scope, fact_ids, message_ids)
-        values = {store.shelf.fact(row).value.lower() for row in rows}
-        for row in rows:
-            connection.execute(
-                tables.tombstones.insert().values(
-                    fact_id=row.fact_id,
-                    scope=scope.key,
-                    tenant=row.tenant,
-                    message=row.message,
-                    forgotten_at=now,
-                )
-            )
-        delete_facts(connection, scope.key, [row.number for row in rows], tables)
-        if rows and connection.dialect.name == "sqlite":
-            name = tables.named("fact_words")
-            connection.exec_driver_sql(f"INSERT INTO {name}({name}) VALUES ('optimize')")
-        return [row.fact_id for row in rows], values
-
-    forgotten, values = write(store.engine, work)
+    forgotten, values = write(store.engine, lambda c: erase(store, c, scope, fact_ids, message_ids))
     purged = purge_file(store)
     left = read(store.engine, lambda c: _chosen(store, c, scope, fact_ids, message_ids))
     if left:
@@ -58,6 +37,38 @@ def forget(
         fact for fact in store.facts(scope) if any(value in fact.quote.lower() for value in values)
     )
     return ForgetReport(tuple(forgotten), repeated, purged=purged)
+
+
+def erase(
+    store: FactStore,
+    connection: Connection,
+    scope: Scope,
+    fact_ids: tuple[str, ...],
+    message_ids: tuple[str, ...],
+) -> tuple[list[str], set[str]]:
+    """Deletes facts within a transaction of the store's database, and leaves tombstones.
+
+    Returns:
+        The ids and the values (in lower case) of what was deleted.
+    """
+    tables, now = store.tables, store.shelf.clock()
+    rows = _chosen(store, connection, scope, fact_ids, message_ids)
+    values = {store.shelf.fact(row).value.lower() for row in rows}
+    for row in rows:
+        connection.execute(
+            tables.tombstones.insert().values(
+                fact_id=row.fact_id,
+                scope=scope.key,
+                tenant=row.tenant,
+                message=row.message,
+                forgotten_at=now,
+            )
+        )
+    delete_facts(connection, scope.key, [row.number for row in rows], tables)
+    if rows and connection.dialect.name == "sqlite":
+        name = tables.named("fact_words")
+        connection.exec_driver_sql(f"INSERT INTO {name}({name}) VALUES ('optimize')")
+    return [row.fact_id for row in rows], values
 
 
 def purge_file(store: FactStore) -> bool:
