@@ -8,6 +8,7 @@ from dataclasses import replace
 from deltamem_agents.router.analyze import STOP
 from deltamem_agents.router.facts import Draft
 from deltamem_agents.router.plain import Statement, asks, sentence_spans, statements
+from deltamem_agents.router.reading import SURE
 from deltamem_agents.router.secrets import redact, secret_spans
 from deltamem_agents.router.typed import Typed, typed_values
 from deltamem_agents.router.words import is_command
@@ -32,7 +33,8 @@ def extract(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
     hidden = [] if keep_secrets else secret_spans(text)
     typed = typed_values(text)
     drafts = [_plain(text, one, typed) for one in statements(text, typed)]
-    covered = [(draft.start, draft.end) for draft in drafts]
+    # What is unsure may be something else: the typed values in it are kept by themselves, too.
+    covered = [(d.start, d.end) for d in drafts if d.sure >= SURE or d.kind != "plain"]
     for start, end in sentence_spans(text):
         if asks(text[start:end]):
             continue
@@ -63,6 +65,8 @@ def _plain(text: str, told: tuple[Statement, int, int], typed: list[Typed]) -> D
         statement.end,
         text[start:end],
         statement.revisable,
+        round(statement.sure, 3),
+        statement.others,
     )
 
 

@@ -63,6 +63,9 @@ class Draft:
         end: offset after the value.
         quote: the sentence around it, verbatim.
         revisable: whether a newer value takes its place (one value at a time).
+        sure: the reader's probability that this is stated. Below `reading.SURE` it closes nothing:
+            it stands beside what was told before, as an open conflict.
+        others: (subject, attribute) that it may be about instead, if the store knows them.
     """
 
     kind: str
@@ -73,6 +76,8 @@ class Draft:
     end: int
     quote: str
     revisable: bool = False
+    sure: float = 1.0
+    others: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class Fact:
         number: its row.
         checkpoint_id: the checkpoint that was running when it was recorded, "" if unknown.
         metadata: of the document, for added documents.
+        sure: as in `Draft`.
     """
 
     fact_id: str
@@ -130,6 +136,7 @@ class Fact:
     number: int = 0
     checkpoint_id: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    sure: float = 1.0
 
     @property
     def active(self) -> bool:

@@ -2,21 +2,21 @@
 
 | feature | meaning (all between 0 and 1) |
 |---|---|
-| `lookup` | the text asks for something (1) or tells or chats (0) |
-| `compose` | it asks for a text to be written |
-| `open_ended` | it asks for an opinion, a story, a summary, advice |
+| `asks` | probability that the text asks for something told (`aims`) |
+| `writes` | that it wants a text written |
+| `talks` | that it chats, or asks for an opinion, a story, advice |
+| `tells` | that it states something itself |
 | `slot_asked` | it names an attribute of somebody or something ("my sister's badge number") |
-| `self_asked` | it asks for something about the user ("where do I live") |
-| `telling` | it states something itself |
 | `found` | the search found a fact at all |
 | `coverage` | share of the question's words, by their rarity, that stand in the best fact |
 | `subject` | share of the best fact's subject that the question names |
 | `attribute` | the best fact's attribute is asked for, in its words or by an alias |
-| `named` | the question holds subject and attribute of the best fact as one phrase |
+| `named` | probability that the best fact's name in the question asks for it (`asked`) |
 | `kind` | the question asks for the best fact's kind of value ("when" - a date) |
 | `gap` | how far the best fact's score lies above that of the next other value |
 | `reverse` | the question holds the best fact's value |
 | `conflict` | another active value stands against the best fact's |
+| `sure` | how surely the best fact was read from its message |
 | `cosine` | of the best fact's embedding; 0 without an embedder |
 """
 
@@ -25,95 +25,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
+from deltamem_agents.router.aims import aims, is_person
 from deltamem_agents.router.analyze import aliases, content, names_self, tokens
 from deltamem_agents.router.asked import names
 from deltamem_agents.router.facts import Fact, Hit
-from deltamem_agents.router.phrases import PEOPLE
-from deltamem_agents.router.plain import statements
+from deltamem_agents.router.reading import best, models
+from deltamem_agents.router.slots import Slot, slots
 from deltamem_agents.router.typed import typed_values
+from deltamem_agents.router.words import cut
 
-_LOOKUP = re.compile(
-    r"^\W*(?:(?:hey|hi|so|okay|ok|well|oh|listen|please|quick question|sorry)\b[,:;. ]*)*"
-    r"(?:what(?:['’]?s)?|which|who(?:se|m|['’]s)?|where(?:['’]s)?|when(?:['’]s)?"
-    r"|how (?:much|many|old|long|do|does|is|are|can|far|tall)"
-    r"|(?:on|in|at|to|from|by|with|for|under|until) (?:which|what|whom|when)"
-    r"|(?:can|could|would|will) you (?:please )?(?:tell|give|remind|look|recall|show|find|state"
-    r"|spell|repeat|quote|read|list|name|confirm|check|fetch|get|retrieve|return|pull|bring|dig|print)"
-    r"|do you (?:still )?(?:know|remember|recall|have)|have I (?:told|given)|did I (?:tell|mention)"
-    r"|(?:please |just )*(?:tell me|remind me|give me|hand me|show|look up|find|recall|state|spell"
-    r"|repeat|quote|read|list|confirm|check|fetch|get|retrieve|return|pull up|bring up|print"
-    r"|answer)"
-    r"|I (?:need|forgot|cannot recall|can['’]t recall|cannot remember|can['’]t remember|lost))\b",
-    re.IGNORECASE,
-)
-_RECALLS = re.compile(
-    r"\b(?:my memory|my mind|remember|recall|remind|forgot(?:ten)?|forget|lost|on file|on record"
-    r"|have .{0,20}noted)\b",
-    re.IGNORECASE,
-)
-_NAMED_THING = re.compile(
-    r"^\W*(?:(?:hey|so|okay|well|oh|listen)[, ]+)*(?:my|our|the)\s[^.!]{2,60}\?$", re.I
-)
-_OPEN = re.compile(
-    r"\b(?:think|feel|feeling|opinion|advice|suggest|recommend|summari[sz]e|summary|story|poem|joke"
-    r"|explain|describe|why|help me (?:with|to|decide|choose|calm|understand|relax|find|learn|be)"
-    r"|how should|what should|should I|brainstorm|ideas|chat|plan"
-    r"|compare|mood|in general|overall|everything|anything|talk about|mean to"
-    r"|what kind of person|how am I|get along|going on|happened|been up to)\b",
-    re.IGNORECASE,
-)
-_SLOT_ASKED = re.compile(
-    r"(?<!\bwhat)(?<!\bwho)(?<!\bhow)(?<!\blet)(?<!\bthat)(?<!\bit)(?<!\bwhere)(?<!\bwhen)"
-    r"(?<!\bhere)['’]s?\s+(?!(?:is|was|are|not|a|an|the|my|your|up|on|in|get|go|play|talk)\b)[a-z]"
-    r"|\bthe\s+[\w -]+?\s+(?:of|for)\s+(?:(?:my|our|the)\s|(?-i:[A-Z])\w)",
-    re.IGNORECASE,
-)
-_OWN_SLOT = re.compile(r"\b(?:my|our)\s+([a-z][\w-]*)((?:\s+[\w-]+){0,2})", re.IGNORECASE)
-_SELF_ASKED = re.compile(
-    r"\b(?:what|where|which|when|who|how (?:much|many|old|long|tall))\b.*"
-    r"\b(?:do|did|does|am|was|were|have)\s+(?:I|we)\b",
-    re.IGNORECASE,
-)
-_COMPOSE = re.compile(
-    r"^\W*(?:please |can you |could you )*(?:write|draft|compose|prepare|make me|create"
-    r"|put together|fill in|fill out|formulate|generate|explain|phrase|word)\b",
-    re.IGNORECASE,
-)
-_TALK = frozenset(
-    [
-        "conversation",
-        "chat",
-        "chats",
-        "talk",
-        "talks",
-        "friendship",
-        "dialogue",
-        "discussion",
-        "place",
-    ]
-)
-_BESIDE = frozenset(
-    ["for", "about", "to", "with", "without", "from", "of", "on", "at", "in", "like", "than", "by"]
-)
-_VALUE_NOUNS = frozenset(
-    [
-        "number",
-        "numbers",
-        "code",
-        "address",
-        "name",
-        "date",
-        "id",
-        "plate",
-        "size",
-        "type",
-        "colour",
-        "color",
-        "city",
-        "birthday",
-    ]
-)
 _WHERE = re.compile(r"\bwhere\b", re.IGNORECASE)
 _PLACES = frozenset(("home city", "region", "address", "location"))
 _ASKED_WAY = (
@@ -147,12 +69,11 @@ _ASKED_KIND = (
 class Features:
     """The features by name; see the table above."""
 
-    lookup: float = 0.0
-    compose: float = 0.0
-    open_ended: float = 0.0
+    asks: float = 0.0
+    writes: float = 0.0
+    talks: float = 0.0
+    tells: float = 0.0
     slot_asked: float = 0.0
-    self_asked: float = 0.0
-    telling: float = 0.0
     found: float = 0.0
     coverage: float = 0.0
     subject: float = 0.0
@@ -162,6 +83,7 @@ class Features:
     gap: float = 0.0
     reverse: float = 0.0
     conflict: float = 0.0
+    sure: float = 0.0
     cosine: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
@@ -177,56 +99,48 @@ def features_of(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ())
         hits: of the search, best first.
         conflicts: active facts that stand against the first hit.
     """
-    asks = _LOOKUP.match(query) or _RECALLS.search(query) or _NAMED_THING.match(query.strip())
-    lookup = bool(asks) or "?" in query
+    aim = aims(query)
     basis = Features(
-        lookup=float(lookup),
-        open_ended=float(bool(_OPEN.search(query))),
-        slot_asked=float(_asks_slot(query)),
-        self_asked=float(bool(_SELF_ASKED.search(query))),
-        telling=float(any(True for _ in statements(query, typed_values(query)))),
-        compose=float(bool(_COMPOSE.search(query))),
+        asks=aim["ask"],
+        writes=aim["write"],
+        talks=aim["talk"],
+        tells=aim["tell"],
+        slot_asked=float(bool(_slots(query))),
     )
     if not hits:
         return basis
-    best = hits[0]
+    first = hits[0]
     words = set(content(query))
-    other = next((h.bm25 for h in hits[1:] if h.fact.value.lower() != best.fact.value.lower()), 0.0)
+    other = next(
+        (h.bm25 for h in hits[1:] if h.fact.value.lower() != first.fact.value.lower()), 0.0
+    )
     return replace(
         basis,
         found=1.0,
-        named=float(names(query, best.fact)),
-        coverage=best.keyword,
-        subject=_subject_fits(best.fact, query, words),
-        attribute=_attribute_fits(best.fact, query, words),
-        gap=max(1.0 - other / best.bm25, 0.0) if best.bm25 > 0 else 0.0,
-        kind=_kind_fits(best.fact, query),
-        reverse=float(set(tokens(best.fact.value)) <= set(tokens(query))),
+        named=names(query, first.fact),
+        coverage=first.keyword,
+        subject=_subject_fits(first.fact, query, words),
+        attribute=_attribute_fits(first.fact, query, words),
+        gap=max(1.0 - other / first.bm25, 0.0) if first.bm25 > 0 else 0.0,
+        kind=_kind_fits(first.fact, query),
+        reverse=float(set(tokens(first.fact.value)) <= set(tokens(query))),
         conflict=float(bool(conflicts)),
-        cosine=max(best.cosine or 0.0, 0.0),
+        sure=first.fact.sure,
+        cosine=max(first.cosine or 0.0, 0.0),
     )
 
 
-def _asks_slot(query: str) -> bool:
-    if _SLOT_ASKED.search(query):
-        return True
-    return any(map(_is_slot, _OWN_SLOT.finditer(query)))
+@lru_cache(maxsize=1024)
+def _slots(query: str) -> tuple[Slot, ...]:
+    """The attributes that a question names: "my badge number", not "my sister"."""
+    tokens = cut(query, 0, len(query), typed_values(query))
+    named = [best(group, models().ends) for group in slots(tokens, query)]
+    return tuple(s for s in named if s.subject != "I" or not is_person(s.attribute))
 
 
 def asks_owned(query: str) -> bool:
     """Whether it names somebody's attribute: "my order number", "Anna's badge number"."""
-    owned = any("'" in m.group() or "’" in m.group() for m in _SLOT_ASKED.finditer(query))
-    return owned or any(map(_is_slot, _OWN_SLOT.finditer(query)))
-
-
-def _is_slot(match: re.Match[str]) -> bool:
-    """Whether "my ..." is an attribute ("my badge number"), not a person or an aside."""
-    words = [match.group(1).lower(), *match.group(2).lower().split()]
-    if words[0] in PEOPLE or words[0] in _TALK:
-        return False
-    before = match.string[: match.start()].split()
-    beside = bool(before) and before[-1].lower() in _BESIDE
-    return not beside or any(word in _VALUE_NOUNS for word in words)
+    return any(slot.owned for slot in _slots(query))
 
 
 def fit(query: str, fact: Fact) -> float:

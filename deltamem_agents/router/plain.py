@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deltamem_agents.router.grammar import LABELS, STATED, Found
 from deltamem_agents.router.phrases import LEAD, PEOPLE, TAIL
@@ -27,6 +27,8 @@ class Statement:
     start: int
     end: int
     revisable: bool = True
+    sure: float = 1.0  # the probability that it is stated
+    others: tuple[tuple[str, str], ...] = ()  # subjects and attributes that it may be about instead
 
 
 _THAT = re.compile(r"that\s+(?=\S)", re.IGNORECASE)
@@ -60,11 +62,12 @@ def statements(text: str, typed: Sequence[Typed]) -> Iterator[tuple[Statement, i
 
 
 def _of_sentence(text: str, start: int, end: int, typed: Sequence[Typed]) -> list[Statement]:
-    named = [] if _COMMANDS.match(text, start, end) else list(_named(text, start, end, typed))
+    named = list(_named(text, start, end, typed))
     stated: list[Statement] = []
     for left, right in _clauses(text, start, end, {at for at, _ in named}):
         found = _read(text, left, right, STATED)
-        if found is not None:
+        # A value that names a slot with its own value is none: "I picked up that my ... is ..."
+        if found is not None and not any(found.start <= at < found.end for at, _ in named):
             stated.append(found)
             named = [(at, one) for at, one in named if not left <= at < right]
     stated += [one for _, one in named]
@@ -77,14 +80,15 @@ def _named(
     text: str, start: int, end: int, typed: Sequence[Typed]
 ) -> Iterator[tuple[int, Statement]]:
     """The fitted reader's statements, each with the place of its slot."""
-    for slot, at, left, right, article in read(text, start, end, typed):
-        subject, attribute = slot.subject, slot.attribute
-        if article and attribute.lower() in PEOPLE:  # "my sister is a nurse"
+    for told in read(text, start, end, typed):
+        subject, attribute = told.slot.subject, told.slot.attribute
+        if told.article and attribute.lower() in PEOPLE:  # "my sister is a nurse"
             subject = f"my {attribute}" if subject == "I" else f"{subject}'s {attribute}"
             attribute = "job"
-        found = _placed((subject, attribute, left, right, True), text, 0)
+        found = _placed((subject, attribute, told.start, told.end, True), text, 0)
         if found is not None:
-            yield at, found
+            others = tuple((holder(one.subject), one.attribute.lower()) for one in told.others)
+            yield told.at, replace(found, sure=told.sure, others=others)
 
 
 def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
@@ -155,12 +159,6 @@ def _read(
 
 
 _THANKS = re.compile(r"[\s,]+(?:please|thanks|thank you|okay|ok|alright)$", re.IGNORECASE)
-_COMMANDS = re.compile(
-    r"\W*(?:please |can you |could you )*"
-    r"(?:write|draft|compose|ask|call|mail|email|tell|remind|send|forward|share|compare|show"
-    r"|explain|describe|discuss|check|translate|look)\b",
-    re.IGNORECASE,
-)
 
 
 def _placed(found: Found, clause: str, offset: int) -> Statement | None:

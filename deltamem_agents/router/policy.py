@@ -192,8 +192,8 @@ def safe(query: str, found: Features, hits: Sequence[Hit]) -> bool:
         return False
     if found.named > 0.5:
         return True
-    if not hits[0].fact.subject and asks_owned(query):
-        return False  # somebody's order number is asked for, and this one is nobody's
+    if found.named == 0.0 and asks_owned(query):
+        return False  # somebody's order number is asked for, and this is not it
     return bool(found.subject >= 0.999 and max(found.attribute, found.kind) > 0.5)
 
 

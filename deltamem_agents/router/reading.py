@@ -9,10 +9,15 @@ name or value, so that a phrasing nobody foresaw is read by its shape. Fitted by
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from deltamem_agents.router.slots import Features, Slot, slots
 from deltamem_agents.router.typed import Typed
@@ -22,6 +27,9 @@ LONGEST = 10  # tokens of a value
 # How much likelier "states nothing" must be: a missed update leaves an old value standing, while a
 # needless fact is only met by a question that names its slot.
 MARGIN = 1.0
+SURE = 0.6  # of a value: below, the statement stands beside what was told before and closes nothing
+LEAST = 0.1  # of a value: below, nothing is stated
+OTHER = 0.05  # of a name's end: another slot that the sentence may mean
 Value = tuple[int, int] | None  # tokens[start:end]
 Weights = Mapping[str, float]
 # Words before a slot, in its part of the sentence, that take the claim away.
@@ -35,17 +43,75 @@ _KEPT_IN_MIND = re.compile(r"\b(?:do not|don['’]t|never) forget\b", re.IGNOREC
 _PARTS = re.compile(r"[,;:–—(]|\s-\s|\b(?:but|and)\b")
 
 
+@dataclass(frozen=True, eq=False)  # compared by identity: the key of caches
+class Models:
+    """The weights of the readers, by feature.
+
+    Attributes:
+        ends: where the name of a slot ends in a statement.
+        values: which span of a statement is the slot's value.
+        asked: whether a question that holds a fact's name asks for that fact (`asked`).
+        aims: what a text is for (`aims`).
+    """
+
+    ends: Weights
+    values: Weights
+    asked: Weights
+    aims: Weights
+
+
+def models_of(loaded: Mapping[str, Any]) -> Models:
+    """The weights of what `reading.json` holds."""
+    return Models(loaded["ends"], loaded["values"], loaded["asked"], loaded["aims"])
+
+
 @cache
-def models() -> tuple[Weights, Weights]:
-    """The shipped weights: of a name's end, of a value."""
+def _shipped() -> Models:
     text = files("deltamem_agents.router").joinpath("reading.json").read_text("utf-8")
-    loaded = json.loads(text)
-    return loaded["ends"], loaded["values"]
+    return models_of(json.loads(text))
 
 
-def read(
-    text: str, start: int, end: int, typed: Sequence[Typed]
-) -> Iterator[tuple[Slot, int, int, int, bool]]:
+_trial: ContextVar[Models | None] = ContextVar("trial", default=None)
+
+
+def models() -> Models:
+    """The shipped weights, or those on trial."""
+    return _trial.get() or _shipped()
+
+
+@contextmanager
+def on_trial(given: Models) -> Iterator[None]:
+    """Reads with other weights in this context: for fitting."""
+    token = _trial.set(given)
+    try:
+        yield
+    finally:
+        _trial.reset(token)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A statement as the fitted reader sees it.
+
+    Attributes:
+        slot: what it is about.
+        at: where the slot stands in the text.
+        start, end: of the value in the text.
+        article: whether an article precedes the value.
+        sure: the probability that this value is stated.
+        others: slots of a longer or shorter name that it may be about instead.
+    """
+
+    slot: Slot
+    at: int
+    start: int
+    end: int
+    article: bool
+    sure: float
+    others: tuple[Slot, ...]
+
+
+def read(text: str, start: int, end: int, typed: Sequence[Typed]) -> Iterator[Told]:
     """The statements of one sentence.
 
     Args:
@@ -53,28 +119,60 @@ def read(
         start: of the sentence.
         end: of the sentence.
         typed: typed values of the whole text.
-
-    Yields:
-        A slot, where it stands, its value's start and end, whether an article precedes the value.
     """
     tokens = cut(text, start, end, typed)
-    ends, values = models()
-    named = [best(group, ends) for group in slots(tokens, text)]
+    weights = models()
+    groups = slots(tokens, text)
+    likely = [shares([score(slot.features, weights.ends) for slot in group]) for group in groups]
+    named = [group[_most(p)] for group, p in zip(groups, likely, strict=True)]
     taken: set[int] = {at for slot in named for at in range(slot.start, slot.end)}
-    for slot in named:
-        given = offers(tokens, slot, taken)
-        value, _ = max(given, key=lambda o: score(o[1], values) - MARGIN * (o[0] is None))
-        if value is None or denied(text, start, tokens, slot, value):
+    stated = [_stated(tokens, slot, taken, weights.values) for slot in named]
+    # The surest first: "my mistake, my port is 80" tells of the port.
+    for place in sorted(range(len(named)), key=lambda place: -stated[place][1]):
+        slot, p = named[place], likely[place]
+        value, sure, any_value = _stated(tokens, slot, taken, weights.values)
+        if value is None or any_value < LEAST or denied(text, start, tokens, slot, value):
             continue
         taken |= set(range(*value))
-        article = tokens[value[0] - 1].low in ("a", "an") if value[0] else False
-        left, right = tokens[value[0]].start, tokens[value[1] - 1].end
-        yield slot, tokens[slot.start].start, left, right, article
+        yield Told(
+            slot,
+            tokens[slot.start].start,
+            tokens[value[0]].start,
+            tokens[value[1] - 1].end,
+            bool(value[0]) and tokens[value[0] - 1].low in ("a", "an"),
+            sure,
+            tuple(o for o, q in zip(groups[place], p, strict=True) if q > OTHER and o is not slot),
+        )
+
+
+def _stated(
+    tokens: Sequence[Token], slot: Slot, taken: set[int], weights: Weights
+) -> tuple[Value, float, float]:
+    """The likeliest value, its probability, and the probability that there is any."""
+    given = offers(tokens, slot, taken)
+    if len(given) == 1:
+        return None, 0.0, 0.0
+    scores = [score(features, weights) for _, features in given]
+    chances = shares([scores[0] - MARGIN, *scores[1:]])
+    place = 1 + _most(chances[1:])
+    return given[place][0], chances[place], 1.0 - chances[0]
 
 
 def best(group: Sequence[Slot], ends: Weights) -> Slot:
     """The likeliest end of a slot's name."""
     return max(group, key=lambda slot: score(slot.features, ends))
+
+
+def _most(chances: Sequence[float]) -> int:
+    return max(range(len(chances)), key=chances.__getitem__)
+
+
+def shares(scores: Sequence[float]) -> list[float]:
+    """Scores as probabilities."""
+    top = max(scores)
+    raised = [math.exp(one - top) for one in scores]
+    whole = sum(raised)
+    return [one / whole for one in raised]
 
 
 def score(features: Features, weights: Weights) -> float:

@@ -51,6 +51,7 @@ def body_of(scope: Scope, draft: Draft, message_id: str, metadata: Mapping[str, 
         "quote": draft.quote,
         "message": message_id,
         "checkpoint": scope.checkpoint,
+        "sure": draft.sure,
     }
     if metadata:
         body["metadata"] = dict(metadata)
@@ -82,6 +83,7 @@ def fact_of(row: Any, opened: bytes) -> Fact:
         slot=row.slot,
         number=row.number,
         metadata=body.get("metadata", {}),
+        sure=body.get("sure", 1.0),
     )
 
 

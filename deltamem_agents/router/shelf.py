@@ -18,12 +18,14 @@ from deltamem_agents.router.facts import AUTHORITY, Draft, Fact, Scope
 from deltamem_agents.router.keyword import index_text, words_of
 from deltamem_agents.router.messages import Heard
 from deltamem_agents.router.outdated import spellings
+from deltamem_agents.router.reading import SURE
 from deltamem_agents.router.rows import (
     add_head,
     body_of,
     fact_of,
     hashed,
     known_digests,
+    slot_named,
     slot_of,
     visible_in,
     with_closings,
@@ -160,6 +162,7 @@ class Shelf:
         metadata: Mapping[str, Any] | None = None,
     ) -> Fact:
         """Inserts one fact and closes what it takes the place of; place: digest and ordinal."""
+        draft = self._about(connection, scope, draft)
         body = body_of(scope, draft, one.message_id, metadata or {})
         row: dict[str, Any] = {
             "fact_id": uuid.uuid4().hex,
@@ -179,9 +182,23 @@ class Shelf:
         key = connection.execute(self.tables.facts.insert().values(row)).inserted_primary_key
         assert key is not None  # the insert asks for it
         fact = replace(fact, number=key[0])
-        if fact.slot:
+        if fact.slot and fact.sure >= SURE:
             self._supersede(connection, scope, fact)
         return fact
+
+    def _about(self, connection: Connection, scope: Scope, draft: Draft) -> Draft:
+        """The draft, of another slot that it may be about if only that one is known here."""
+        if not draft.others or not draft.revisable:
+            return draft
+        named = [(draft.subject, draft.attribute), *draft.others]
+        slots = [self.keyed(slot_named(*one)) for one in named]
+        facts = self.visible(connection, scope, self.tables.facts.c.slot.in_(slots))
+        known = {fact.slot for fact in facts if fact.active}
+        places = [place for place, slot in enumerate(slots) if slot in known]
+        if not places or places[0] == 0:
+            return draft
+        subject, attribute = named[places[0]]
+        return replace(draft, subject=subject, attribute=attribute)
 
     def revise(
         self,

@@ -33,6 +33,11 @@ class Slot:
     end: int
     features: Features
 
+    @property
+    def owned(self) -> bool:
+        """Whether the owner stands in front: "my port", not "the port of the server"."""
+        return self.features[0] != "of"
+
 
 def slots(tokens: Sequence[Token], text: str) -> list[list[Slot]]:
     """All places that name one, each with the places where the name may end, in order.

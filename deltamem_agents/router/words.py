@@ -32,18 +32,25 @@ _CLASSES = {
     "day": """monday tuesday wednesday thursday friday saturday sunday january february april june
         july august september october november december""",
 }
-# The commonest verbs that a sentence to an assistant begins with, capitalised like a name.
+# The commonest verbs that a sentence to an assistant begins with, capitalised like a name: those
+# that put a value in its place, and those that ask for something to be done with it.
 _COMMAND_WORDS = """
-add adjust alter amend answer apply ask assign attach book bring call cancel change check choose
-compare compose confirm consider copy correct create delete describe double-check draft drop edit
-enter exchange explain fetch file fill find fix forget forward generate get give guess hand hold
-include insert jot keep know learn leave let list log look make mark mention mind modify move note
-open overwrite pass pick place prepare print pull put read recall recheck record refer register
-remember remind remove rename repeat replace report reset retrieve return revise save say see send
-set share show state stop store strike submit substitute swap switch take tell think track transfer
-translate treat try turn type understand update use verify wait want write
+add adjust alter amend apply assign attach book change choose consider correct drop edit enter
+exchange file fill fix hold include insert jot keep know leave list log make mark modify move note
+overwrite pick place put record register remember remove rename replace reset revise save set store
+strike submit substitute swap switch take treat turn update use
 """
-_COMMANDS = frozenset(_COMMAND_WORDS.split())
+_ERRAND_WORDS = """
+answer apologise ask bring call cancel check compare compose confirm contact copy create delete
+describe discuss double-check draft email explain fetch find forget forward generate get give guess
+hand help learn let look mail meet mention mind open pass pay phone prepare print pull quote read
+recall recheck refer remind repeat report retrieve return ring run say see send share show state
+stop tell think track transfer translate try type understand verify visit wait want write
+"""
+_COMMANDS = {
+    **dict.fromkeys(_COMMAND_WORDS.split(), "command"),
+    **dict.fromkeys(_ERRAND_WORDS.split(), "errand"),
+}
 _BEFORE_COMMANDS = ("please", "you", "to", "and", "just", "then", "also")
 _CLASS = {word: name for name, words in _CLASSES.items() for word in words.split()}
 CLOSED = frozenset(_CLASS)
@@ -118,7 +125,7 @@ def shape(tokens: Sequence[Token], at: int) -> str:
     if token.typed:
         return "number" if token.typed == "number" else "typed"
     if commands(tokens, at):
-        return "command"
+        return _COMMANDS[token.low]
     if not token.open:
         return word_class(token.low) if token.vague else token.low
     if token.text[0].isdigit():

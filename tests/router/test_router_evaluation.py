@@ -28,10 +28,10 @@ def test_known_phrasings_are_routed() -> None:
 
 def test_probabilities_are_probabilities_and_follow_the_evidence() -> None:
     named = Features(
-        lookup=1, slot_asked=1, found=1, coverage=1, subject=1, attribute=1, named=1, gap=1
+        asks=1, slot_asked=1, found=1, coverage=1, subject=1, attribute=1, named=1, gap=1, sure=1
     )
-    unknown = Features(lookup=1, slot_asked=1)
-    for found, best in ((named, "exact"), (unknown, "abstain"), (Features(), "neural")):
+    unknown = Features(asks=1, slot_asked=1)
+    for found, best in ((named, "exact"), (unknown, "abstain"), (Features(talks=1), "neural")):
         chances = classifier().probabilities(found)
         assert set(chances) == set(ROUTES)
         assert sum(chances.values()) == pytest.approx(1.0)

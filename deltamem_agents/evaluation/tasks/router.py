@@ -49,11 +49,23 @@ class Outcome:
 
     @property
     def stale(self) -> bool:
-        """A value that no longer holds was answered, or given to the model as one that does."""
-        shown = [h.fact for h in self.decision.facts]
-        if self.decision.route == "exact":
-            shown = shown[:1]
-        return any(f.value in self.query.stale and names(self.query.text, f) for f in shown)
+        """A value that no longer holds was answered, or shown to the model without the newer."""
+        return self._old and not any(fact.value == self.query.truth for fact in self._shown)
+
+    @property
+    def disputed(self) -> bool:
+        """The model was given the old value and the new one, each with its date."""
+        return self._old and not self.stale
+
+    @property
+    def _shown(self) -> list[Fact]:
+        facts = [hit.fact for hit in self.decision.facts]
+        return facts[:1] if self.decision.route == "exact" else [*facts, *self.decision.conflicts]
+
+    @property
+    def _old(self) -> bool:
+        asked = [fact for fact in self._shown if names(self.query.text, fact) > 0.5]
+        return any(fact.value in self.query.stale for fact in asked)
 
 
 @dataclass(frozen=True)
@@ -77,10 +89,12 @@ class RouterReport:
         cited = [o for o in self.outcomes if o.decision.citations]
         return {
             "queries": len(self.outcomes),
+            "probes that failed": sum(bool(o.decision.error) for o in self.outcomes),
             "exact answered verbatim": _rate(o.correct for o in exact),
             "exact answered or at hand": _rate(o.correct or o.at_hand for o in exact),
             "revised answered with the new value": _rate(o.correct for o in revised),
             "revised answered with an old value": _rate(o.stale for o in revised),
+            "revised: old and new at hand, dated": _rate(o.disputed for o in revised),
             "mixed: fact at hand": _rate(o.at_hand for o in mixed),
             "absent or another tenant's: abstains": _rate(
                 o.decision.route == "abstain" for o in absent
