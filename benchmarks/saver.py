@@ -1,12 +1,12 @@
 """Our saver beside LangGraph's official ones, in one run: rates, bytes, listings.
 
-    python benchmarks/saver.py [--puts 400] [--rounds 3] [--only sqlite,postgres,bytes,listing]
+    python benchmarks/saver.py [--puts 60] [--rounds 21] [--only sqlite,postgres,bytes,listing]
 
 State: an int, two small messages, float32[36, 8, 8] (9,216 bytes), all three changed at each
-step, and no matrix ever the same as another. Every contestant of a comparison takes its turn in
-every round (so that a busy machine is busy for both), and the best round counts. SQLite runs with
-synchronous=FULL on both sides unless the line says NORMAL. PostgreSQL: DELTAMEM_TEST_POSTGRES_URL,
-a database of its own that is dropped.
+step, and no matrix ever the same as another. The contestants of a comparison take turns, many
+short ones (so that a busy machine is busy for both); rates are the medians of the rounds, and the
+ratio is the median of the rounds' own. SQLite runs with synchronous=FULL on both sides unless the
+line says NORMAL. PostgreSQL: DELTAMEM_TEST_POSTGRES_URL, a database of its own that is dropped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,13 @@ def sqlite_rates(folder: Path, puts: int, rounds: int) -> None:
                 f"SQLite {level}",
                 Sync("ours", ours),
                 Sync("theirs", theirs),
-                {"put": puts, "put_writes": puts, "get": 4 * puts, "threads": puts},
+                {
+                    "put": puts,
+                    "put_writes": puts,
+                    "get": 4 * puts,
+                    "threads": puts,
+                    "graph": puts // 4,
+                },
                 rounds,
             )
         connection.close()
@@ -50,7 +56,7 @@ def sqlite_rates(folder: Path, puts: int, rounds: int) -> None:
             "SQLite FULL, async",
             Async("ours", ours, runner),
             Async("theirs", runner.run(made.__aenter__()), runner),
-            {"put": puts, "get": 2 * puts},
+            {"put": puts, "tasks": puts, "get": 2 * puts},
             rounds,
         )
         runner.run(made.__aexit__(None, None, None))
@@ -109,14 +115,15 @@ def listing(url: str, title: str, large: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--puts", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--puts", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--invokes", type=int, default=200)
     parser.add_argument("--large", type=int, default=100_000)
     parser.add_argument("--only", default="sqlite,postgres,bytes,listing")
     options = parser.parse_args()
     parts = options.only.split(",")
-    print("| comparison | what | ours | theirs | ratio |\n|---|---|---|---|---|", flush=True)
+    print("| comparison | what | ours, 1/s | theirs, 1/s | ratio | CPU us |", flush=True)
+    print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         if "sqlite" in parts:

@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from langgraph.graph import END, START, StateGraph
-from saver_parts.contestants import config, state
+from saver_parts.contestants import run_graph
 from sqlalchemy import create_engine, make_url, text
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
@@ -35,23 +34,6 @@ def postgres() -> Iterator[str]:
 
 def plain(url: str) -> str:
     return url.replace("postgresql+psycopg:", "postgresql:")
-
-
-class GraphState(TypedDict):
-    step: int
-    messages: list[Any]
-    mem: Any
-
-
-def run_graph(saver: Any, invokes: int) -> None:
-    """One node; three checkpoints and five writes an invoke."""
-    builder = StateGraph(GraphState)
-    builder.add_node("node", lambda current: state(current["step"] + 1))
-    builder.add_edge(START, "node")
-    builder.add_edge("node", END)
-    graph = builder.compile(checkpointer=saver)
-    for step in range(invokes):
-        graph.invoke({"step": step}, config("graph"))
 
 
 def file_bytes(path: Path) -> int:

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,12 +34,12 @@ from deltamem_agents.checkpoint.transactions import (
     run_explicit,
     run_managed,
 )
+from deltamem_agents.checkpoint.turns import Turns
 from deltamem_agents.checkpoint.workers import Workers
-from deltamem_agents.errors import ConfigError, DeltaMemError, StorageError
+from deltamem_agents.errors import DeltaMemError, StorageError
 
 T = TypeVar("T")
 __all__ = ["Database", "Operation"]
-_SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 
 
 class Database:
@@ -53,11 +54,8 @@ class Database:
         busy_timeout: float,
         pool_size: int,
     ) -> None:
-        if synchronous.upper() not in _SYNCHRONOUS:
-            raise ConfigError(f"synchronous is one of {_SYNCHRONOUS}", got=synchronous,
-                              remedy="Leave it out for FULL.")  # fmt: skip
         self._options: dict[str, Any] = {
-            "synchronous": synchronous.upper(),
+            "synchronous": engines.checked_level(synchronous),
             "busy_timeout": busy_timeout,
             "pool_size": pool_size,
         }
@@ -75,9 +73,7 @@ class Database:
         self._compiled: dict[str, Statements] = {}
         self._workers = Workers(pool_size)
         self._guard = threading.Lock()  # of this object's own fields
-        # One writer of a SQLite file at a time: waiting here is fair and short, where SQLite's
-        # own waiting sleeps. Held inside one operation only.
-        self._writer = threading.RLock()
+        self._turns = Turns()  # of a SQLite file's writers
         self.connections = Connections(pool_size)
         self.closed = False
 
@@ -128,16 +124,22 @@ class Database:
         self._check_open()
         engine = self.engine
         statements = self.statements(engine)
+        if statements.family == "sqlite":
+            return self._in_turn(job, lambda one: self._once(engine, statements, one))
         for attempt in range(RETRIES):
             try:
-                if statements.family == "sqlite" and (job.write or self.memory):
-                    with self._writer:
-                        return self._once(engine, statements, job)
                 return self._once(engine, statements, job)
             except Again as again:
                 self._last(attempt, again, engine)
                 time.sleep(pause(attempt))
         raise AssertionError("unreachable")
+
+    def _in_turn(self, job: Job[T], carry_out: Callable[[Job[Any]], Any]) -> T:
+        if job.write and not job.core:
+            return self._turns.run(job, carry_out)
+        with self._turns.lock if job.write or self.memory else nullcontext():
+            result: T = carry_out(job)
+            return result
 
     def _last(self, attempt: int, again: Again, engine: Engine) -> None:
         if attempt == RETRIES - 1:
@@ -251,7 +253,7 @@ class Database:
         """
         self._check_open()
         try:
-            with self._writer:
+            with self._turns.lock:
                 return call(self)
         except Exception as error:
             raise self._failure(error, self.engine) from error

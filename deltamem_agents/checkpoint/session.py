@@ -76,7 +76,11 @@ class Session:
             # 1 row is counted for an insert, 2 for an update (1 for one that changes nothing).
             count = self.run(statements.put_checkpoint, head)
             return self._cursor.lastrowid, count == 1
-        number = self._numbered(statements.new_checkpoint, head)
+        if statements.family == "sqlite":  # where RETURNING costs more than the insert
+            new = self.run(statements.new_checkpoint, head) == 1
+            number = self._cursor.lastrowid if new else None
+        else:
+            number = self._numbered(statements.new_checkpoint, head)
         if number is not None:
             return number, True
         number = self._numbered(statements.put_checkpoint, head)

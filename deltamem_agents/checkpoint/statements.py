@@ -88,8 +88,8 @@ class Statements:
             self.new_checkpoint = self._compile(self._new_checkpoint())
         self.put_checkpoint = self._compile(self._put_checkpoint())
         self.put_blob = self._compile(self.ignore(tables.blobs))
-        self.put_channel = self._compile(self.replace(tables.channels))
-        self.put_memory = self._compile(self.replace(tables.memory_states))
+        self.put_channel = self._compile(_new_row(tables.channels))
+        self.put_memory = self._compile(_new_row(tables.memory_states))
         self.copy_memories = self._compile(self._copy_memories())
         self.write_once = self._compile(self.ignore(tables.writes))
         self.write_again = self._compile(self.replace(tables.writes))
@@ -133,14 +133,13 @@ class Statements:
         return sqlite.insert(table) if self.family == "sqlite" else postgresql.insert(table)
 
     def _new_checkpoint(self) -> Executable:
-        """Returns the row's number, or nothing if it is there already."""
+        """Does nothing if it is there already; returns the row's number (SQLite: lastrowid)."""
         table = self.tables.checkpoints
         values: dict[str, Any] = {
             column.name: bindparam(column.name) for column in table.columns if column.name != "id"
         }
-        executable: Executable = (
-            self._insert(table).values(values).on_conflict_do_nothing().returning(table.c.id)
-        )
+        into = self._insert(table).values(values).on_conflict_do_nothing()
+        executable: Executable = into if self.family == "sqlite" else into.returning(table.c.id)
         return executable
 
     def _put_checkpoint(self) -> Executable:
@@ -230,6 +229,10 @@ class Statements:
             table.c.tenant == bindparam("tenant"), table.c.thread_id == bindparam("thread_id")
         )
         return statement if self.family == "sqlite" else statement.with_for_update(read=True)
+
+
+def _new_row(table: Table) -> Insert:
+    return insert(table).values({column.name: bindparam(column.name) for column in table.columns})
 
 
 def _by_checkpoint(table: Table) -> Executable:

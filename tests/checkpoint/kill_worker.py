@@ -3,8 +3,8 @@
     python kill_worker.py
 
 Each line on stdin, `URL WHAT SEED FILE`, starts one worker (a fork, which spares it the imports);
-its process id is printed. WHAT is puts, prunes, copies or migrations. Each line of FILE is a
-promise: it was written after the operation returned.
+its process id is printed. WHAT is puts, prunes, copies, together (threads that share commits) or
+migrations. Each line of FILE is a promise: it was written after the operation returned.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ import os
 import random
 import signal
 import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 from langgraph.checkpoint.base import empty_checkpoint
@@ -22,7 +26,7 @@ from deltamem_agents.checkpoint import SQLAlchemySaver
 
 
 def say(*words: Any) -> None:
-    print(*words, flush=True)
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())  # one line whole, from any thread
 
 
 def value_of(checkpoint_id: str, channel: str) -> str:
@@ -39,6 +43,18 @@ def put(saver: SQLAlchemySaver, place: Any) -> Any:
     return saver.put(place, made, {"source": "loop", "step": 0}, made["channel_versions"])
 
 
+def steps(saver: SQLAlchemySaver, thread: str) -> Iterator[str]:
+    """Checkpoints with their writes, without end; the ids."""
+    place: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
+    for step in count():
+        place = put(saver, place)
+        checkpoint_id = place["configurable"]["checkpoint_id"]
+        say("put", thread, checkpoint_id)
+        saver.put_writes(place, [("a", 1), ("b", "w" * 600), ("c", 3)], f"task{step}")
+        say("writes", thread, checkpoint_id)
+        yield checkpoint_id
+
+
 def main(url: str, what: str, seed: int) -> None:
     dice = random.Random(seed)
     if what == "migrations":
@@ -50,13 +66,11 @@ def main(url: str, what: str, seed: int) -> None:
     with SQLAlchemySaver(url) as saver:
         saver.setup()
         say("start")
-        place: Any = {"configurable": {"thread_id": f"t{seed}", "checkpoint_ns": ""}}
-        for step in range(100_000):
-            place = put(saver, place)
-            checkpoint_id = place["configurable"]["checkpoint_id"]
-            say("put", f"t{seed}", checkpoint_id)
-            saver.put_writes(place, [("a", 1), ("b", "w" * 600), ("c", 3)], f"task{step}")
-            say("writes", f"t{seed}", checkpoint_id)
+        if what == "together":
+            names = [f"t{seed}-{number}" for number in range(4)]
+            with ThreadPoolExecutor(len(names)) as pool:
+                list(pool.map(lambda name: deque(steps(saver, name), maxlen=0), names))
+        for step, checkpoint_id in enumerate(steps(saver, f"t{seed}")):
             if what == "prunes" and dice.random() < 0.3:
                 say("pruning", f"t{seed}")
                 saver.prune([f"t{seed}"])

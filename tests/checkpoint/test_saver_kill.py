@@ -21,7 +21,7 @@ from tests.checkpoint.kill_worker import put, value_of
 
 WORKER = Path(__file__).with_name("kill_worker.py")
 ROOT = Path(__file__).parents[2]
-KINDS = ("puts", "prunes", "copies", "migrations")
+KINDS = ("puts", "prunes", "copies", "together", "migrations")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,8 @@ def _check(url: str, what: str, seed: int, said: list[list[str]]) -> int:
             put(saver, config("after"))
             assert saver.get_tuple(config("after")) is not None
         return 1
+    if what == "together":
+        return _check_together(url, said)
     promised: Counter[str] = Counter()
     with SQLAlchemySaver(url) as saver:
         listed = _check_thread(saver, f"t{seed}")
@@ -118,6 +120,21 @@ def _check(url: str, what: str, seed: int, said: list[list[str]]) -> int:
             assert _check_thread(saver, thread), "half of a copy"
         _check_blobs(saver)
     return sum(promised.values())
+
+
+def _check_together(url: str, said: list[list[str]]) -> int:
+    """Threads that shared commits: each one's promises by themselves."""
+    promises = [words for words in said if words[0] in ("put", "writes")]
+    with SQLAlchemySaver(url) as saver:
+        listed = {thread: _check_thread(saver, thread) for thread in _threads(saver)}
+        for kind, thread, checkpoint_id in promises:
+            assert checkpoint_id in listed[thread], "an acknowledged checkpoint is lost"
+            if kind == "writes":
+                found = saver.get_tuple(config(thread, checkpoint_id))
+                assert found is not None
+                assert len(found.pending_writes or ()) == 3
+        _check_blobs(saver)
+    return len(promises)
 
 
 def _threads(saver: SQLAlchemySaver) -> set[str]:
@@ -152,13 +169,14 @@ def _run(workers: subprocess.Popen[str], url: str, kills: int, folder: Path) -> 
                 saver.delete_thread(thread)
     name = make_url(url).get_backend_name()
     assert promises["puts"] > 0
+    assert promises["together"] > 0
     return f"kill -9 | {name} | {kills} kills, promises checked {dict(promises)}"
 
 
 def test_kills_lose_nothing_that_was_acknowledged(
     workers: subprocess.Popen[str], url: str, tmp_path: Path, shown: Callable[[str], None]
 ) -> None:
-    shown(_run(workers, url, 12, tmp_path))
+    shown(_run(workers, url, 15, tmp_path))
 
 
 @pytest.mark.long
