@@ -3,25 +3,32 @@
     python benchmarks/chat.py [--model builtin,qwen3-0.6b] [--only single,batch,history]
                               [--tokens 64] [--rounds 3] [--longest 32768]
 
-Contestants take their turns in every round, so that a busy machine is busy for both, and the best
-round counts. `qwen3-0.6b` has that model's shape and random weights. In the history part both sides
-keep their keys and values alive: the engine's window is full, the plain backbone sees everything.
-What the keys hold makes no difference to the time, so the plain side's are drawn at random, and of
-the engine's history only the window is read; the rest it knows by the digests in the ledger, as a
-memory that has lived through it. Each part of each model takes less than five minutes. The curve's
-points are kept in results/chat_history.json, and drawn from there.
+Contestants take their turns in every round, so that a busy machine is busy for both; the best round
+counts, by the clock and by the processor's time, which a busy machine disturbs less. `qwen3-0.6b`
+has that model's shape and random weights; of its embedding, rows that are no printable ASCII are
+zero, so that replies are texts that the tokenizer would cut as they were made, as a trained model's
+nearly always are. Whole replies are compared with `generate`, streamed ones with `generate` and a
+TextIteratorStreamer.
+
+In the history part both sides keep their keys and values alive: the engine's window is full, the
+plain backbone sees everything. What the keys hold makes no difference to the time, so the plain
+side's are drawn at random, and of the engine's history only the window is read; the rest it knows
+by the digests in the ledger, as a memory that has lived through it. `qwen3-0.6b` has 7 of its 28
+layers there: the plain keys and values of 32,768 tokens would take 7.5 GB. The curve's points
+are kept in results/chat_history.json, and drawn from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -36,7 +43,7 @@ RESULTS = Path(__file__).parent / "results"
 WINDOW = {"builtin": 512, "qwen3-0.6b": 1024}
 
 
-def engine_of(name: str, **options: Any) -> Engine:
+def engine_of(name: str, layers: int = 28, **options: Any) -> Engine:
     if name == "builtin":
         return load_engine(device="cpu", **options)
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -46,12 +53,19 @@ def engine_of(name: str, **options: Any) -> Engine:
 
     torch.manual_seed(0)
     config = Qwen3Config(
-        hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+        hidden_size=1024, intermediate_size=3072, num_hidden_layers=layers, num_attention_heads=16,
         num_key_value_heads=8, head_dim=128, max_position_embeddings=40960, vocab_size=151936,
         tie_word_embeddings=True,
     )  # fmt: skip
-    model = attach(Qwen3ForCausalLM(config).eval(), DeltaMemConfig())
-    return load_engine(model, tokenizer=byte_tokenizer(), **options)
+    backbone = Qwen3ForCausalLM(config).eval()
+    tokenizer = byte_tokenizer()
+    printable = tokenizer.convert_tokens_to_ids([chr(code) for code in range(33, 127)])
+    with torch.no_grad():
+        silent = torch.ones(config.vocab_size, dtype=torch.bool)
+        silent[printable] = False
+        backbone.get_input_embeddings().weight[silent] = 0.0
+    model = attach(backbone, DeltaMemConfig())
+    return load_engine(model, tokenizer=tokenizer, **options)
 
 
 def plain(engine: Engine) -> Any:
@@ -66,13 +80,34 @@ def plain(engine: Engine) -> Any:
     return model
 
 
-def best(rounds: int, *contestants: Callable[[], float]) -> list[float]:
-    """The best time of each, taking turns."""
-    times: list[list[float]] = [[] for _ in contestants]
-    for _ in range(rounds + 1):
+class Best(NamedTuple):
+    """Seconds of a contestant's best round, by the clock and by the processor."""
+
+    wall: float
+    cpu: float
+
+
+def timed(contestant: Callable[[], Any]) -> Best:
+    wall, cpu = time.perf_counter(), time.process_time()
+    contestant()
+    return Best(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def best(rounds: int, *contestants: Callable[[], Any]) -> list[Best]:
+    """The best of each, taking turns; of several rounds the first is for warming up."""
+    found: list[list[Best]] = [[] for _ in contestants]
+    for number in range(rounds + (rounds > 1)):
         for place, contestant in enumerate(contestants):
-            times[place].append(contestant())
-    return [min(found[1:]) for found in times]
+            taken = timed(contestant)
+            if number or rounds == 1:
+                found[place].append(taken)
+    return [Best(min(t.wall for t in all_), min(t.cpu for t in all_)) for all_ in found]
+
+
+def report(title: str, tokens: int, names: tuple[str, str], one: Best, other: Best) -> None:
+    rates = f"{names[0]} {tokens / one.wall:.1f} tokens/s, {names[1]} {tokens / other.wall:.1f}"
+    ratios = f"ratio {other.wall / one.wall:.2f}, by processor time {other.cpu / one.cpu:.2f}"
+    print(f"{title}: {rates}, {ratios}", flush=True)
 
 
 def no_end(engine: Engine) -> None:
@@ -80,44 +115,50 @@ def no_end(engine: Engine) -> None:
     engine.__dict__["end_tokens"] = frozenset()
 
 
-def answer(engine: Engine, state: Any, history: list[dict[str, Any]], tokens: int) -> Any:
-    options = Options(sampling=Sampling(max_tokens=tokens))
+def answer(
+    engine: Engine, state: Any, history: list[dict[str, Any]], tokens: int, pieces: bool = False
+) -> Any:
+    options = Options(sampling=Sampling(max_tokens=tokens), pieces=pieces)
     *_, final = engine.generate(state, history, options=options)
     return final
 
 
 def single(engine: Engine, tokens: int, rounds: int) -> None:
+    from transformers import TextIteratorStreamer
+
     model = plain(engine)
     history = [{"role": "user", "content": "Tell me about the sea. " * 4}]
     ids = torch.tensor([[t for p in engine.template.render(history, generate=True) for t in p.ids]])
-
-    def ours() -> float:
-        start = time.perf_counter()
-        answer(engine, None, history, tokens)
-        return time.perf_counter() - start
+    fixed = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
 
     @torch.inference_mode()
-    def theirs() -> float:
-        start = time.perf_counter()
-        model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
-            min_new_tokens=tokens, do_sample=False,
-        )  # fmt: skip
-        return time.perf_counter() - start
+    def theirs(**streamer: Any) -> None:
+        model.generate(ids, attention_mask=torch.ones_like(ids), **fixed, **streamer)
 
-    mine, other = best(rounds, ours, theirs)
-    print(
-        f"single stream, {ids.shape[1]} tokens in, {tokens} out: engine {tokens / mine:.1f} "
-        f"tokens/s, plain generate {tokens / other:.1f}, ratio {other / mine:.2f}",
-        flush=True,
+    def streamed() -> None:
+        streamer = TextIteratorStreamer(engine.tokenizer, skip_prompt=True)
+        thread = threading.Thread(target=theirs, kwargs={"streamer": streamer})
+        thread.start()
+        for _ in streamer:
+            pass
+        thread.join()
+
+    whole, whole_plain, pieces, pieces_plain = best(
+        rounds,
+        lambda: answer(engine, None, history, tokens),
+        theirs,
+        lambda: answer(engine, None, history, tokens, pieces=True),
+        streamed,
     )
+    title = f"single stream, {ids.shape[1]} tokens in, {tokens} out"
+    report(title, tokens, ("engine", "plain generate"), whole, whole_plain)
+    report(f"{title}, streamed", tokens, ("engine", "plain"), pieces, pieces_plain)
 
 
 def batch(engine: Engine, tokens: int, rounds: int, count: int = 8) -> None:
     histories = [[{"role": "user", "content": f"Session {n}. " * 6}] for n in range(count)]
 
-    def together() -> float:
-        start = time.perf_counter()
+    def together() -> None:
         threads = [
             threading.Thread(target=answer, args=(engine, None, history, tokens))
             for history in histories
@@ -126,41 +167,32 @@ def batch(engine: Engine, tokens: int, rounds: int, count: int = 8) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        return time.perf_counter() - start
 
-    def in_turn() -> float:
-        start = time.perf_counter()
+    def in_turn() -> None:
         for history in histories:
             answer(engine, None, history, tokens)
-        return time.perf_counter() - start
 
     one, other = best(rounds, together, in_turn)
-    rate = count * tokens
-    print(
-        f"{count} sessions, {tokens} tokens each: at once {rate / one:.1f} tokens/s, one after "
-        f"another {rate / other:.1f}, ratio {other / one:.2f}",
-        flush=True,
-    )
+    size = engine.count_tokens(histories[0])
+    title = f"{count} sessions, {size} tokens in, {tokens} out each"
+    report(title, count * tokens, ("at once", "one after another"), one, other)
 
 
 class _EnoughError(Exception):
     """The first token is there."""
 
 
-def first_token(engine: Engine, state: Any, talk: list[dict[str, Any]]) -> float:
-    """Seconds to the choice of the first token; the live session stays as it was."""
-    chosen: list[float] = []
+def first_token(engine: Engine, state: Any, talk: list[dict[str, Any]]) -> None:
+    """Answer up to the choice of the first token; the live session stays as it was."""
 
     def choose(*_: Any) -> int:
-        chosen.append(time.perf_counter())
         raise _EnoughError
 
     kept, Sampler.choose = Sampler.choose, choose  # type: ignore[method-assign]
-    start = time.perf_counter()
     try:
         list(engine.generate(state, talk))
     except _EnoughError:
-        return chosen[0] - start
+        return
     finally:
         Sampler.choose = kept  # type: ignore[method-assign]
     raise AssertionError("no token was chosen")
@@ -209,7 +241,8 @@ def history(engine: Engine, name: str, longest: int, rounds: int) -> list[dict[s
     question = {"role": "user", "content": "What did I say last?"}
     ids = [t for p in engine.template.render([question], generate=True) for t in p.ids]
     tokens = torch.tensor([ids])
-    print(f"{name}, window of {window}: history tokens | engine, ms | plain with its cache, ms")
+    print(f"{name}, window of {window}, question of {len(ids)} tokens: tokens of history | engine, "
+          "ms by the clock, by the processor | plain with its cache, the same")  # fmt: skip
     length = 1024
     while length <= longest:
         talk = [dict(message) for _ in range(length // size) for message in pair]
@@ -217,17 +250,15 @@ def history(engine: Engine, name: str, longest: int, rounds: int) -> list[dict[s
         follow_up = [*talk, question]
 
         @torch.inference_mode()
-        def theirs(cache: DynamicCache = cache) -> float:
-            start = time.perf_counter()
+        def theirs(cache: DynamicCache = cache) -> None:
             out = model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
             int(out.logits[0, -1].argmax())
-            seconds = time.perf_counter() - start
             cache.crop(-len(ids))
-            return seconds
 
-        found = best(rounds, lambda s=state, t=follow_up: first_token(engine, s, t), theirs)
-        points.append({"tokens": length, "engine": found[0], "plain": found[1]})
-        print(f"{length:>14} | {found[0] * 1e3:>10.1f} | {found[1] * 1e3:>10.1f}", flush=True)
+        one, other = best(rounds, lambda s=state, t=follow_up: first_token(engine, s, t), theirs)
+        points.append({"tokens": length, "engine": one.wall, "plain": other.wall})
+        seconds = (one.wall, one.cpu, other.wall, other.cpu)
+        print(f"{length:>7} | " + " | ".join(f"{1e3 * s:>8.1f}" for s in seconds), flush=True)
         length *= 2
     return points
 
@@ -263,15 +294,19 @@ def main() -> None:
     torch.set_num_threads(1)
     parts = arguments.only.split(",")
     for name in arguments.model.split(","):
-        engine = engine_of(name, context_window=WINDOW[name])
-        no_end(engine)
-        print(f"-- {name}", flush=True)
-        if "single" in parts:
-            single(engine, arguments.tokens, arguments.rounds)
-        if "batch" in parts:
-            batch(engine, arguments.tokens, arguments.rounds)
+        print(f"-- {name}, load {os.getloadavg()[0]:.1f}", flush=True)
+        if {"single", "batch"} & set(parts):
+            engine = engine_of(name, context_window=WINDOW[name])
+            no_end(engine)
+            if "single" in parts:
+                single(engine, arguments.tokens, arguments.rounds)
+            if "batch" in parts:
+                batch(engine, arguments.tokens, arguments.rounds)
+            del engine
         if "history" in parts:
+            engine = engine_of(name, layers=7, context_window=WINDOW[name])
             keep(name, history(engine, name, arguments.longest, arguments.rounds))
+        print(f"-- load {os.getloadavg()[0]:.1f}", flush=True)
 
 
 if __name__ == "__main__":

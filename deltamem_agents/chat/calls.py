@@ -41,8 +41,10 @@ def prepare(
     messages: Sequence[BaseMessage],
     stop: Sequence[str] | str | None,
     kwargs: dict[str, Any],
+    *,
+    pieces: bool,
 ) -> Call:
-    """Check a call's parameters and put it together.
+    """Check a call's parameters and put it together; `pieces` as in `Options`.
 
     Raises:
         ChatRequestError: a message, tool, choice, schema or parameter is unusable.
@@ -73,6 +75,7 @@ def prepare(
         timeout=kwargs.get("timeout", chat.timeout),
         constraint=chat.engine.grammars.compile(rules),
         parse_tools=bool(schemas) and rules.calls != "never",
+        pieces=pieces,
         parse_arguments=parse_partial_json,
     )
     before = slot.before if slot is not None else None

@@ -134,7 +134,7 @@ class ChatDeltaMem(ChatParameters):
         **kwargs: Any,
     ) -> ChatResult:
         with as_langchain():
-            call = self._call(messages, stop, kwargs)
+            call = self._call(messages, stop, kwargs, pieces=False)
             with closing(self.engine.generate(*call.arguments, **call.keywords)) as events:
                 finals = [event for event in events if isinstance(event, Final)]
         return self._result(call, finals[-1])
@@ -147,7 +147,7 @@ class ChatDeltaMem(ChatParameters):
         **kwargs: Any,
     ) -> ChatResult:
         with as_langchain():
-            call = self._call(messages, stop, kwargs)
+            call = self._call(messages, stop, kwargs, pieces=False)
             async with aclosing(self.engine.agenerate(*call.arguments, **call.keywords)) as events:
                 finals = [event async for event in events if isinstance(event, Final)]
         return self._result(call, finals[-1])
@@ -160,7 +160,7 @@ class ChatDeltaMem(ChatParameters):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         with as_langchain():
-            call = self._call(messages, stop, kwargs)
+            call = self._call(messages, stop, kwargs, pieces=True)
             with closing(self.engine.generate(*call.arguments, **call.keywords)) as events:
                 for event in events:
                     chunk = self._chunk(call, event)
@@ -176,7 +176,7 @@ class ChatDeltaMem(ChatParameters):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         with as_langchain():
-            call = self._call(messages, stop, kwargs)
+            call = self._call(messages, stop, kwargs, pieces=True)
             async with aclosing(self.engine.agenerate(*call.arguments, **call.keywords)) as events:
                 async for event in events:
                     chunk = self._chunk(call, event)
@@ -198,13 +198,15 @@ class ChatDeltaMem(ChatParameters):
             each.setdefault("max_concurrency", len(inputs))
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
-    def _call(self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> Call:
+    def _call(
+        self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any], *, pieces: bool
+    ) -> Call:
         slot = self._slot
         if slot is not None and slot.after is not None:
             raise StateError(
                 "a slot serves one call", got=slot, remedy="Make a MemorySlot for each call."
             )
-        return prepare(self, slot, messages, stop, kwargs)
+        return prepare(self, slot, messages, stop, kwargs, pieces=pieces)
 
     def _result(self, call: Call, final: Final) -> ChatResult:
         if call.slot is not None:

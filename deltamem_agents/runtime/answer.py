@@ -40,6 +40,8 @@ class Options:
         timeout: seconds from the start of the turn; None for no limit.
         constraint: makes a grammar for this reply, or None.
         parse_tools: whether `<tool_call>` in the reply is a call.
+        pieces: whether pieces of the reply are passed on as it grows. Whoever wants only its end
+            should not be woken for each: two threads that take turns cost more than they say.
         parse_arguments: turns the text of a call's arguments into a dict, or raises ValueError.
     """
 
@@ -48,6 +50,7 @@ class Options:
     timeout: float | None = None
     constraint: Callable[[], Constraint] | None = None
     parse_tools: bool = True
+    pieces: bool = True
     parse_arguments: Callable[[str], Any] = json.loads
 
 
@@ -201,15 +204,18 @@ class Answer:
     def _show(self, text: str) -> None:
         parts = self._parser.push(self._stops.push(text))
         self.reasoning_tokens += self._parser.in_reasoning
-        for part in parts:
-            self.emit(part)
+        self._pass_on(parts)
+
+    def _pass_on(self, parts: Sequence[Part]) -> None:
+        if self.options.pieces:
+            for part in parts:
+                self.emit(part)
 
     def _close(self) -> dict[str, Any]:
         rest = "" if self._stops.found else self._stops.push(self._text.flush())
         if not self._stops.found:
             rest += self._stops.flush()
-        for part in (*self._parser.push(rest), *self._parser.flush()):
-            self.emit(part)
+        self._pass_on([*self._parser.push(rest), *self._parser.flush()])
         return self._parser.message()
 
     def _check_time(self) -> None:

@@ -258,9 +258,11 @@ def _dtype(dtype: str | torch.dtype | None, device: str) -> Any:
 
 
 def _attention(device: str, dtype: Any) -> str:
-    flash = importlib.util.find_spec("flash_attn") is not None
+    from transformers.utils import is_flash_attn_2_available
+
     half = dtype in (torch.bfloat16, torch.float16)
-    return "flash_attention_2" if flash and half and device.startswith("cuda") else "sdpa"
+    flash = half and device.startswith("cuda") and is_flash_attn_2_available()
+    return "flash_attention_2" if flash else "sdpa"
 
 
 def _quantization(name: str) -> Any:

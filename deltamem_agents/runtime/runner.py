@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deltamem_agents.adapter import MemoryCall, close_segments
 from deltamem_agents.runtime.batch import DecodeBatch
+from deltamem_agents.runtime.few_rows import few_rows
 from deltamem_agents.runtime.session import Feed
 
 
@@ -36,6 +37,10 @@ class Runner:
         Returns:
             For each feed, the logits [V] after its last token.
         """
+        with few_rows(self.model, sum(len(feed.ids) for feed in feeds)):
+            return self._forward(feeds)
+
+    def _forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
         if len(feeds) == 1 and not self.joins(feeds[0]):
             feeds[0].session.leave_batch()
             return [self._run(feeds[0])]

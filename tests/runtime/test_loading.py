@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deltamem_agents.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from deltamem_agents.runtime import loading
 from deltamem_agents.runtime.answer import Options
 from deltamem_agents.runtime.loading import load_engine
 from deltamem_agents.runtime.sampling import Sampling
@@ -122,3 +123,26 @@ def test_half_precision_keeps_the_memory_in_float32(saved, dtype):
     assert final.usage.output_tokens == 4
     assert str(final.state.state.dtype) == "float32"
     assert final.state.norm > 0
+
+
+@pytest.mark.parametrize(
+    ("flash", "device", "dtype", "chosen"),
+    [
+        (True, "cuda", torch.bfloat16, "flash_attention_2"),
+        (True, "cuda:1", torch.float16, "flash_attention_2"),
+        (True, "cuda", torch.float32, "sdpa"),
+        (True, "cpu", torch.bfloat16, "sdpa"),
+        (False, "cuda", torch.bfloat16, "sdpa"),
+    ],
+)
+def test_attention_is_chosen_by_what_is_there(monkeypatch, flash, device, dtype, chosen):
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: flash)
+    assert loading._attention(device, dtype) == chosen
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_fewer_bits_are_asked_of_transformers(monkeypatch, bits):
+    """Where bitsandbytes is installed; its kernels are not run here."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    config = loading._quantization(bits)
+    assert (config.load_in_4bit, config.load_in_8bit) == (bits == "4bit", bits == "8bit")

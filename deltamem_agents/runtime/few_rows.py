@@ -1,0 +1,65 @@
+"""Products of few rows with large matrices on a CPU: the matrix stands on the left.
+
+A batch that decodes multiplies some rows by every weight. What `F.linear` calls takes three rows at
+a time and goes through the whole matrix for each three; written the other way round, the product
+takes sixteen at a time, for twice the price (float32: 8 rows in two thirds of the time, 12 in half).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_LARGE = 2**18  # elements of a matrix; smaller ones stay in the caches
+_FEW = range(7, 65)
+
+
+class FewRows(TorchFunctionMode):
+    """Within it this thread's `F.linear` takes the better way for few rows; all else is as ever."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.linear and not kwargs and _gains(*args):
+            return _from_the_left(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def few_rows(model: Any, rows: int) -> AbstractContextManager[Any]:
+    """The mode, if it gains anything for a model that reads so many rows."""
+    weight = model.get_input_embeddings().weight
+    # The mode costs a microsecond an operation, which small models would feel.
+    worth = rows in _FEW and weight.shape[1] >= 512
+    return FewRows() if worth and _plain(weight) else nullcontext()
+
+
+def _plain(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.dtype == torch.float32
+
+
+def _gains(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    return (
+        _plain(x)
+        and _plain(weight)
+        and weight.dim() == 2
+        and weight.numel() >= _LARGE
+        and x.numel() // weight.shape[1] in _FEW
+    )
+
+
+def _from_the_left(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    rows = x.reshape(-1, weight.shape[1])
+    product = torch.mm(weight, rows.t()).t()
+    if bias is not None:
+        product = product + bias
+    return product.reshape(*x.shape[:-1], weight.shape[0])
