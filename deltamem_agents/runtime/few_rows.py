@@ -2,7 +2,7 @@
 
 A batch that decodes multiplies some rows by every weight. What `F.linear` calls takes three rows at
 a time and goes through the whole matrix for each three; written the other way round, the product
-takes sixteen at a time, for twice the price (float32: 8 rows in two thirds of the time, 12 in half).
+takes sixteen for the price of six (float32: 8 rows in two thirds of the time, 12 in half).
 """
 
 from __future__ import annotations
