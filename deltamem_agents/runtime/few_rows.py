@@ -35,12 +35,15 @@ class FewRows(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def few_rows(model: Any, rows: int) -> AbstractContextManager[Any]:
-    """The mode, if it gains anything for a model that reads so many rows."""
+def gains_from_few_rows(model: Any) -> bool:
+    """Whether the mode gains anything for a model; small ones feel its microsecond an operation."""
     weight = model.get_input_embeddings().weight
-    # The mode costs a microsecond an operation, which small models would feel.
-    worth = rows in _FEW and weight.shape[1] >= 512
-    return FewRows() if worth and _plain(weight) else nullcontext()
+    return weight.shape[1] >= 512 and _plain(weight)
+
+
+def few_rows(rows: int) -> AbstractContextManager[Any]:
+    """The mode, where so many rows gain by it."""
+    return FewRows() if rows in _FEW else nullcontext()
 
 
 def _plain(tensor: Tensor) -> bool:

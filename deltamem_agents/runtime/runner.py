@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltamem_agents.adapter import MemoryCall, close_segments
 from deltamem_agents.runtime.batch import DecodeBatch
-from deltamem_agents.runtime.few_rows import few_rows
+from deltamem_agents.runtime.few_rows import few_rows, gains_from_few_rows
 from deltamem_agents.runtime.session import Feed
 
 
@@ -27,6 +27,7 @@ class Runner:
         self.by_segment = by_segment
         self.device = model.get_input_embeddings().weight.device
         self.batch = DecodeBatch(model, self.device)
+        self._wide = gains_from_few_rows(model)
 
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
         """Read tokens of one session, or one token of each of many.
@@ -37,7 +38,9 @@ class Runner:
         Returns:
             For each feed, the logits [V] after its last token.
         """
-        with few_rows(self.model, sum(len(feed.ids) for feed in feeds)):
+        if not self._wide:
+            return self._forward(feeds)
+        with few_rows(sum(len(feed.ids) for feed in feeds)):
             return self._forward(feeds)
 
     def _forward(self, feeds: Sequence[Feed]) -> list[Tensor]:

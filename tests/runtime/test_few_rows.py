@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deltamem_agents.runtime import few_rows as module
-from deltamem_agents.runtime.few_rows import FewRows, few_rows
+from deltamem_agents.runtime.few_rows import FewRows, few_rows, gains_from_few_rows
 from deltamem_agents.runtime.session import Feed
 from deltamem_agents.testing import tiny_backbone
 
@@ -36,11 +36,12 @@ def test_products_are_the_same(monkeypatch, bias, shape):
 
 
 def test_small_models_and_other_numbers_of_rows_go_without():
+    assert isinstance(few_rows(8), FewRows)
+    assert all(isinstance(few_rows(rows), nullcontext) for rows in (1, 6, 65))
     wide = tiny_backbone(hidden=512, layers=1)
-    assert isinstance(few_rows(wide, 8), FewRows)
-    for model, rows in ((wide, 1), (wide, 6), (wide, 65), (tiny_backbone(), 8)):
-        assert isinstance(few_rows(model, rows), nullcontext)
-    assert isinstance(few_rows(wide.bfloat16(), 8), nullcontext)
+    assert gains_from_few_rows(wide)
+    assert not gains_from_few_rows(tiny_backbone())
+    assert not gains_from_few_rows(wide.bfloat16())
 
 
 def test_a_wide_batch_equals_each_alone():
