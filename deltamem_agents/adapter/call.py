@@ -116,6 +116,11 @@ class CallContext:
             self.home.torn = self.before.restore()
 
 
+# FSDP copies the dataclasses among a layer's keywords, and what the layer leaves would be lost with
+# the copy: to the outside a context is none.
+del CallContext.__dataclass_fields__
+
+
 def build_context(
     call: MemoryCall,
     home: MemoryStore,
