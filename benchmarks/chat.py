@@ -144,7 +144,8 @@ def single(engine: Engine, tokens: int, rounds: int) -> None:
         thread.join()
 
     answer(engine, None, history, 2)  # touch the weights and compile
-    model(ids)
+    with torch.inference_mode():
+        model(ids)
     whole, whole_plain, pieces, pieces_plain = best(
         rounds,
         lambda: answer(engine, None, history, tokens),
