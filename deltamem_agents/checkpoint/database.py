@@ -13,7 +13,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,7 +123,7 @@ class Database:
         self._check_open()
         engine = self.engine
         statements = self.statements(engine)
-        if statements.family == "sqlite":
+        if statements.family == "sqlite" and (job.write or self.memory):
             return self._in_turn(job, lambda one: self._once(engine, statements, one))
         for attempt in range(RETRIES):
             try:
@@ -137,7 +136,7 @@ class Database:
     def _in_turn(self, job: Job[T], carry_out: Callable[[Job[Any]], Any]) -> T:
         if job.write and not job.core:
             return self._turns.run(job, carry_out)
-        with self._turns.lock if job.write or self.memory else nullcontext():
+        with self._turns.lock:
             result: T = carry_out(job)
             return result
 

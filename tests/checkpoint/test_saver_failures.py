@@ -20,6 +20,7 @@ from deltamem_agents.errors import (
     ConnectionLostError,
     ReadOnlyStorageError,
     StorageBusyError,
+    StorageError,
     StorageFullError,
 )
 from tests.checkpoint.helpers import checkpoint, config, put, values_of
@@ -244,18 +245,25 @@ def test_a_collector_and_a_put_of_the_same_content(
         assert saver.stats().blobs == 0
 
 
-def test_a_put_that_fails_half_way_leaves_nothing(tmp_path: Any) -> None:
-    with SQLAlchemySaver(tmp_path / "a.db") as saver:
+_STOP = {
+    "sqlite": "CREATE TRIGGER stop BEFORE INSERT ON channels WHEN new.channel = 'last' "
+    "BEGIN SELECT RAISE(ABORT, 'stop'); END",
+    "postgresql": "ALTER TABLE channels ADD CONSTRAINT stop CHECK (channel <> 'last')",
+    "mariadb": "ALTER TABLE channels ADD CONSTRAINT stop CHECK (channel <> 'last')",
+}
+
+
+def test_a_put_that_fails_half_way_leaves_nothing(backend: str, fresh_url: str) -> None:
+    """Head and contents are in when the last channel is refused."""
+    with SQLAlchemySaver(fresh_url) as saver:
         place = put(saver, config(), {"x": "long " * 199})
         with saver.engine.begin() as connection:
-            connection.exec_driver_sql(
-                "CREATE TRIGGER stop BEFORE INSERT ON channels WHEN new.channel = 'last' "
-                "BEGIN SELECT RAISE(ABORT, 'stop'); END"
-            )
-        with pytest.raises(Exception, match="stop"):
+            connection.exec_driver_sql(_STOP[backend])
+        with pytest.raises(StorageError, match="stop"):
             put(saver, place, {"first": "other " * 199, "last": "more " * 199})
-        assert saver.stats().blobs == 1
-        assert len(list(saver.list(None))) == 1
+        assert (saver.stats().blobs, saver.stats().channels) == (1, 1)
+        assert [entry.config for entry in saver.list(None)] == [place]
+        assert values_of(saver, put(saver, place, {"first": "after"})) == {"first": "after"}
 
 
 def test_events_of_a_given_engine_are_left_alone(tmp_path: Any) -> None:

@@ -18,6 +18,7 @@ from langgraph.types import Command, interrupt
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.checkpoint.takeover import Imported
+from deltamem_agents.cli.app import run
 from deltamem_agents.errors import ConfigError, FileFormatError
 from tests.checkpoint.helpers import config, memory
 
@@ -150,6 +151,25 @@ def test_an_import_encrypts_for_a_tenant_with_a_key(tmp_path: Path) -> None:
         assert _graph(ours).get_state(config()).values["messages"][0].content == "question 0"
     assert b"question" in path.read_bytes()
     assert b"question" not in (tmp_path / "ours.db").read_bytes()
+
+
+def test_the_command_takes_a_database_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = sqlite3.connect(tmp_path / "official.db", check_same_thread=False)
+    old = _graph(sqlite_saver.SqliteSaver(connection))
+    _talk(old, 0, 3)
+    before = old.get_state(config())
+    connection.close()
+    ours = str(tmp_path / "ours.db")
+    assert run(["db", "import", ours, str(tmp_path / "official.db")]) == 0
+    assert "1 threads, 11 checkpoints" in " ".join(capsys.readouterr().out.split())
+    with SQLAlchemySaver(ours) as saver:
+        after = _graph(saver).get_state(config())
+        assert _plain(after.values) == _plain(before.values)
+        assert after.tasks[0].interrupts == before.tasks[0].interrupts
+        _graph(saver).invoke(Command(resume="resumed"), config())
+        assert _graph(saver).get_state(config()).values["word"] == "resumed"
 
 
 def test_what_is_no_official_database_is_refused(tmp_path: Path) -> None:

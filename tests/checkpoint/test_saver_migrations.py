@@ -34,6 +34,56 @@ def _versions(saver: SQLAlchemySaver) -> list[int]:
         return list(connection.execute(select(table.c.version).order_by(table.c.version)).scalars())
 
 
+RELEASED = (
+    "checkpoints, channels, blobs, writes, memory_states",
+    "facts",
+    "facts are indexed at once",
+    "facts are hashed without their scope",
+    "tombstones know their tenant",
+)
+
+
+def test_steps_are_only_ever_appended(url: str) -> None:
+    """Databases out there recorded these, in this order; a change of one would not reach them."""
+    assert tuple(name for name, _ in migrations.STEPS)[: len(RELEASED)] == RELEASED
+    with SQLAlchemySaver(url) as saver, saver.engine.connect() as connection:
+        table = saver._tables.migrations
+        recorded = connection.execute(select(table.c.version, table.c.name).order_by("version"))
+        assert [tuple(row) for row in recorded][: len(RELEASED)] == list(enumerate(RELEASED, 1))
+
+
+def _shape(saver: SQLAlchemySaver) -> dict[str, set[str]]:
+    held = inspect(saver.engine)
+    return {
+        name: {column["name"] for column in held.get_columns(name)}
+        for name in held.get_table_names()
+        if not name.startswith("fact_words")
+    }
+
+
+@pytest.mark.parametrize("version", range(1, len(migrations.STEPS)))
+def test_a_database_of_any_version_becomes_as_a_new_one(
+    version: int, fresh_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = migrations.STEPS
+    monkeypatch.setattr(migrations, "STEPS", released[:version])
+    with SQLAlchemySaver(fresh_url) as saver:
+        place = put(saver, config(), {"x": "kept " * 200})
+        if version > 1 and version < 5:  # as it was before step 5 knew of it
+            with saver.engine.begin() as connection:
+                connection.execute(text("ALTER TABLE fact_tombstones DROP COLUMN tenant"))
+    monkeypatch.setattr(migrations, "STEPS", released)
+    with SQLAlchemySaver(fresh_url) as saver:
+        assert values_of(saver, place) == {"x": "kept " * 200}
+        shape = _shape(saver)
+        facts = fact_tables().metadata.sorted_tables
+        expected = [*saver._tables.metadata.sorted_tables, *facts]
+        assert shape == {table.name: set(table.columns.keys()) for table in expected}
+        store = FactStore(saver)
+        scope = store.hear([{"role": "user", "content": "My port is 4711."}], store.branch("t"))
+        store.forget(scope, fact_ids=[fact.fact_id for fact in store.facts(scope)])
+
+
 def test_processes_that_start_at_once_make_one_schema(fresh_url: str) -> None:
     import os
 
