@@ -84,15 +84,12 @@ def facts_of(thread: Thread, router: HybridRouter | None) -> Steps[ThreadFacts]:
     name = str(thread.place.thread)
     if not isinstance(saver, SQLAlchemySaver):
         return ThreadFacts(name, (), given)
-    beside = tuple(one for one in given if _is_in(saver, one))
-    apart = tuple(one for one in given if not _is_in(saver, one))
-    own = beside or ((yield Effect(lambda: FactStore(saver))),)
-    return ThreadFacts(name, own, apart)
+    beside = tuple(one for one in given if isinstance(one, FactStore) and _is_in(saver, one))
+    apart = tuple(one for one in given if one not in beside)
+    if not beside:
+        beside = ((yield Effect(lambda: FactStore(saver))),)
+    return ThreadFacts(name, beside, apart)
 
 
-def _is_in(saver: SQLAlchemySaver, store: object) -> bool:
-    return (
-        isinstance(store, FactStore)
-        and store.engine is saver.engine
-        and store.tenant == saver.tenant
-    )
+def _is_in(saver: SQLAlchemySaver, store: FactStore) -> bool:
+    return store.engine is saver.engine and store.tenant == saver.tenant

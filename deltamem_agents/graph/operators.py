@@ -15,7 +15,7 @@ from deltamem_agents.graph.starting import Material
 from deltamem_agents.graph.steps import arun, run
 from deltamem_agents.graph.thread import Thread
 from deltamem_agents.graph.turns import Predicate
-from deltamem_agents.graph.unlearn import Repeats, forget
+from deltamem_agents.graph.unlearn import Repeats, Undecided, forget
 
 
 class ThreadMemory:
@@ -98,6 +98,7 @@ class ThreadMemory:
         *,
         values: Sequence[str] = (),
         repeats: Repeats = "report",
+        undecided: Undecided = "raise",
     ) -> Forgotten:
         """Remove whole turns from the thread, its past, its memory and the exact store.
 
@@ -111,13 +112,20 @@ class ThreadMemory:
                 names in the exact store, ...) of the forgotten turns.
             repeats: "report" lists later messages that say a forgotten value again; "forget"
                 removes their turns too.
+            undecided: a run with `durability="exit"` may hold several turns, of which only some
+                go; nothing tells in which of them an agent inside the graph was told something.
+                "raise" forgets nothing then; "forget" takes all that such agents were told and
+                said in that run.
+
+        A call that failed half-way, or whose process died, is made good by the same call again.
 
         Raises:
-            ThreadHistoryError: the thread holds no such message; or messages that must be read
-                again are in no checkpoint any more.
+            ThreadHistoryError: the thread holds no such message, and has forgotten none; messages
+                that must be read again are in no checkpoint any more; see `undecided`; or an agent
+                inside a tool keeps its messages in a way that nothing can be taken out of.
         """
         chosen = [messages] if isinstance(messages, str) else messages
-        return run(forget(self._thread, chosen, tuple(values), repeats))
+        return run(forget(self._thread, chosen, tuple(values), repeats, undecided))
 
     async def aforget(
         self,
@@ -125,10 +133,11 @@ class ThreadMemory:
         *,
         values: Sequence[str] = (),
         repeats: Repeats = "report",
+        undecided: Undecided = "raise",
     ) -> Forgotten:
         """Async `forget`."""
         chosen = [messages] if isinstance(messages, str) else messages
-        return await arun(forget(self._thread, chosen, tuple(values), repeats))
+        return await arun(forget(self._thread, chosen, tuple(values), repeats, undecided))
 
     def retrieve(self, question: str) -> Retrieved:
         """Ask the memory something and store nothing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from deltamem_agents.graph.saved import (
 from deltamem_agents.graph.scrub import mentions
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread
-from deltamem_agents.graph.turns import Predicate, selected_turns
+from deltamem_agents.graph.turns import Predicate, exchanges, selected_turns
 
 FORGOTTEN_KEY = "deltamem_forgotten"
 """In a checkpoint's metadata: which messages were forgotten, by the hash of their ids."""
@@ -45,6 +45,9 @@ class Past:
         chains: which of the values are stored as changes.
         gone: ids of the forgotten messages.
         lost: the forgotten messages by id.
+        inside: ids of what agents inside the graph were told, or said, in a forgotten turn.
+        mixed: first messages of turns that stay, of runs in which others go, where nothing tells
+            in which of them an agent inside was at work.
     """
 
     saved: list[CheckpointTuple]
@@ -52,6 +55,8 @@ class Past:
     chains: Chains
     gone: set[str] = field(default_factory=set)
     lost: dict[str, AnyMessage] = field(default_factory=dict)
+    inside: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
 
     def own(self) -> list[CheckpointTuple]:
         """The checkpoints of the graph itself."""
@@ -74,11 +79,20 @@ class Past:
         return frozenset(name for name, last in newest.items() if last and last[0].id in self.gone)
 
     @cached_property
+    def exchanged(self) -> frozenset[str]:
+        """Ids of the graph's checkpoints while a forgotten message was answered, or others with it.
+
+        Asked for when all are chosen.
+        """
+        newest = {id_of(one): exchanges(messages_in(one))[-1:] for one in self.own()}
+        return frozenset(name for name, last in newest.items() if last and self._goes(last[0]))
+
+    @cached_property
     def unstored(self) -> dict[str, bool | None]:
         """The graph's checkpoints that agents inside name as theirs and that were never stored.
 
         With `durability="exit"` only the end of a run is. Ids sort by time, so a run ends at the
-        first stored checkpoint after them. Each is mapped to whether its run brought a forgotten
+        first stored checkpoint after them. Each is mapped to whether its run answered a forgotten
         message; None where the past does not tell. Asked for when all are chosen.
         """
         own = {id_of(one): one for one in self.own()}
@@ -105,15 +119,22 @@ class Past:
         if begin is not None and not (begin in own and begin < name):  # pruned, or another run's
             return None if any(message.id in self.gone for message in held) else False
         before = {message.id for message in messages_in(own[begin])} if begin else set()
-        new = [message for message in held if message.id not in before] or held[-1:]
-        return any(message.id in self.gone for message in new)
+        new = [message for message in held if message.id not in before]
+        answered = exchanges(new) or exchanges(held)[-1:]
+        stays = [one for one in answered if not self._goes(one)]
+        if stays and len(stays) < len(answered):
+            self.mixed += [one[0].id for one in stays if one[0].id and one[0].id not in self.mixed]
+        return len(stays) < len(answered)
+
+    def _goes(self, messages: Sequence[AnyMessage]) -> bool:
+        return any(message.id in self.gone for message in messages)
 
     def derived(self, saved: CheckpointTuple) -> bool:
         """Whether an agent inside the graph came to a checkpoint while a forgotten turn ran."""
         if namespace_of(saved) == self.namespace:
             return False
         above = self._above(saved)
-        return above in self.during or bool(above and self.unstored.get(above))
+        return above in self.exchanged or bool(above and self.unstored.get(above))
 
     def in_turn(self, saved: CheckpointTuple) -> bool:
         """Whether a checkpoint, of the graph or inside it, is of a forgotten turn."""
@@ -129,13 +150,15 @@ class Past:
             seen = known.setdefault(namespace_of(one), set())
             new = {message.id for message in messages_in(one) if message.id} - seen
             if self.derived(one):
+                self.inside += sorted(new - self.gone)
                 self.gone |= new
             seen |= new
 
     def forgotten(self, message_id: str) -> bool:
         """Whether an earlier call has forgotten this message."""
         name = hashed(message_id)
-        return any(name in (one.metadata.get(FORGOTTEN_KEY) or ()) for one in self.own())
+        metadata: list[Any] = [one.metadata for one in self.own()]
+        return any(name in each.get(FORGOTTEN_KEY, ()) for each in metadata)
 
     def tips(self) -> list[CheckpointTuple]:
         """The newest checkpoint of each branch."""

@@ -34,6 +34,8 @@ class Forgotten:
         repeats: later messages that say a forgotten value again; still there.
         channels: other channels of the newest checkpoint in which a forgotten value stands; they
             are the graph's own and were left as they are.
+        inside: ids of messages of agents inside the graph that went along: what they were told and
+            said while a forgotten message was being answered.
         checkpoints: how many checkpoints were rewritten.
         facts: ids of the facts that are gone.
         purged: whether the database holds the old content no more: blobs and writes are deleted,
@@ -48,6 +50,7 @@ class Forgotten:
     memory: MemoryState | None
     repeats: tuple[Repeat, ...] = ()
     channels: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
     checkpoints: int = 0
     facts: tuple[str, ...] = ()
     purged: bool = False

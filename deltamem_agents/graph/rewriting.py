@@ -91,7 +91,8 @@ def _marked(changes: list[Rewrite], past: Past) -> list[Rewrite]:
     last = max(place for place, one in enumerate(changes) if _is_own(one, past))
     metadata: Any = changes[last].metadata
     hashes = sorted({*metadata.get(FORGOTTEN_KEY, ()), *map(hashed, past.gone)})
-    changes[last] = replace(changes[last], metadata={**metadata, FORGOTTEN_KEY: hashes})
+    marked: Any = {**metadata, FORGOTTEN_KEY: hashes}
+    changes[last] = replace(changes[last], metadata=marked)
     return changes
 
 

@@ -41,6 +41,17 @@ def turns(messages: Sequence[AnyMessage]) -> list[list[AnyMessage]]:
     return result
 
 
+def exchanges(messages: Sequence[AnyMessage]) -> list[list[AnyMessage]]:
+    """Cut a conversation where an answer ends: user messages in a row are answered together."""
+    result: list[list[AnyMessage]] = []
+    for turn in turns(messages):
+        if result and isinstance(result[-1][-1], HumanMessage):
+            result[-1] += turn
+        else:
+            result.append(turn)
+    return result
+
+
 def selected_turns(
     messages: Sequence[AnyMessage], chosen: Collection[str] | Predicate
 ) -> list[AnyMessage]:

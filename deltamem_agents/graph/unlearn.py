@@ -34,15 +34,24 @@ from deltamem_agents.graph.turns import Predicate, Repeat, repeats, said_by
 from deltamem_agents.router.typed import typed_values
 
 Repeats = Literal["report", "forget"]
+Undecided = Literal["raise", "forget"]
 
 
 def forget(
-    thread: Thread, chosen: Collection[str] | Predicate, values: tuple[str, ...], mode: Repeats
+    thread: Thread,
+    chosen: Collection[str] | Predicate,
+    values: tuple[str, ...],
+    mode: Repeats,
+    undecided: Undecided = "raise",
 ) -> Steps[Forgotten]:
     """See `ThreadMemory.forget`."""
     if mode not in ("report", "forget"):
         raise ConfigError(
             "repeats is 'report' or 'forget'", got=mode, remedy="Leave it out for 'report'."
+        )
+    if undecided not in ("raise", "forget"):
+        raise ConfigError(
+            "undecided is 'raise' or 'forget'", got=undecided, remedy="Leave it out for 'raise'."
         )
     past = yield from load_past(thread)
     again = _choose(past, chosen)
@@ -61,6 +70,8 @@ def forget(
         told += _values(past.lost.values())
         found = _repeated(past, told)
     past.follow()
+    if past.mixed and undecided == "raise":
+        _refuse_mixed(past)
     memories = yield from _memories(past, reader, settings.start)
     elsewhere, facts_purged = yield from facts.forget_apart(past.gone | again)
     count, beside, purged = yield from rewrite_past(thread, past, memories, facts)
@@ -71,6 +82,7 @@ def forget(
         memory=memories.get(id_of(tip)),
         repeats=tuple(found),
         channels=_channels(tip, told),
+        inside=tuple(past.inside),
         checkpoints=count,
         facts=(*elsewhere, *beside),
         purged=purged and facts_purged,
@@ -95,6 +107,16 @@ def _choose(past: Past, chosen: Collection[str] | Predicate) -> set[str]:
             remedy="Take ids from graph.get_state(config).values['messages'], or pass a function.",
         )
     return absent
+
+
+def _refuse_mixed(past: Past) -> None:
+    raise ThreadHistoryError(
+        "what agents inside the graph were told is forgotten with the turn in which they were",
+        got="a run with durability='exit' and several turns, of which only some go; also in it: "
+        + ", ".join(past.mixed),
+        remedy="Forget those turns too, or pass undecided='forget': what the agents inside were "
+        "told and said in the whole run then goes.",
+    )
 
 
 def _values(messages: Iterable[AnyMessage]) -> list[str]:
