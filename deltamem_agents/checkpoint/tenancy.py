@@ -86,6 +86,7 @@ class Tenancy:
             if row is not None:
                 raise EncryptionError(
                     f"tenant {self.tenant!r} is encrypted",
+                    got="no key",
                     remedy="Open it with the key it was written with (`encryption_key=`).",
                 )
             return plain_salt(self.tenant)
@@ -102,7 +103,8 @@ class Tenancy:
         ).first():
             raise EncryptionError(
                 f"tenant {self.tenant!r} holds no plaintext rows",
-                remedy="Open it without a key and call `encrypt(key)`, or use another tenant.",
+                got="a key for them",
+                remedy="Open it without a key and call `rekey(key)`, or use another tenant.",
             )
         salt = secrets.token_bytes(KEY_BYTES)
         kind, wrapped = coder.seal("bytes", salt)
