@@ -7,7 +7,7 @@ layers are prepared in one go when the first of them is reached, and each then m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,8 @@ from deltamem_agents.adapter.store import Undo
 
 if TYPE_CHECKING:
     from deltamem_agents.adapter.call import CallContext
+    from deltamem_agents.adapter.memory import DeltaMemory
+    from deltamem_agents.core.step_cpu import LayerStep
 
 #: Up to so many sessions are read one by one; of more, matrix products take less time.
 FEW = 2
@@ -40,32 +42,26 @@ class Decoding:
 
     def _prepare(self, context: CallContext, hidden: Tensor) -> None:
         batch, plan = context.batch, context.store.plan
-        states = torch.empty(len(plan.layers), batch, *plan.shape[1:], dtype=torch.float32).unbind(
-            0
-        )
-        # One layer's corrections are used up before the next layer's are made, so they share.
-        shared: dict[tuple[int, ...], tuple[Tensor, Tensor, dict[str, Tensor]]] = {}
-        for (layer, memory), after in zip(context.running.items(), states, strict=True):
-            packed = memory.ready()
-            step = None if packed is None else memory.native
-            if step is None or step.hidden != hidden.shape[2]:
-                continue
-            key = (*memory.sizes.values(), step.scratch)
-            if key not in shared:
-                result = torch.empty((batch, 1, step.width), dtype=hidden.dtype)
-                scratch = torch.empty(step.scratch, dtype=torch.float32)
-                shared[key] = (result, scratch, memory.split(result))
-            result, scratch, self._parts[layer] = shared[key]
-            before = context.store.get(layer, batch, hidden.device).contiguous()
-            self._runs[layer] = step.bind(before, after, result, scratch)
-            self._after[layer] = (after, Undo(1, before))
+        shape = (len(plan.layers), batch, *plan.shape[1:])
+        states = iter(torch.empty(shape, dtype=torch.float32).unbind(0))
+        for steps in _alike(context.running, hidden.shape[2]):
+            memory, step = steps[0][1:]
+            results = torch.empty((len(steps), batch, 1, step.width), dtype=hidden.dtype)
+            scratch = torch.empty(step.scratch, dtype=torch.float32)  # used up within a step
+            parts = memory.split(results)
+            named = zip(*(part.unbind(0) for part in parts.values()), strict=True)
+            rows = zip(steps, results.unbind(0), named, states, strict=False)
+            for (layer, _, step), result, pieces, after in rows:
+                before = context.store.get(layer, batch, hidden.device).contiguous()
+                self._parts[layer] = dict(zip(parts, pieces, strict=True))
+                self._runs[layer] = step.bind(before, after, result, scratch)
+                self._after[layer] = (after, Undo(1, before))
 
     def read(self, hidden: Tensor, context: CallContext, layer: int) -> dict[str, Tensor] | None:
         """Read and write one layer's memory.
 
         Returns:
-            its corrections, to be used before the next layer's are asked for; None if this layer
-            is not prepared for these hidden states.
+            its corrections; None if this layer is not prepared for these hidden states.
         """
         run = self._runs.get(layer)
         if run is None or hidden.shape != self._shape or hidden.dtype != self._dtype:
@@ -77,3 +73,16 @@ class Decoding:
 
 
 _DTYPES = (torch.float32, torch.bfloat16)
+
+
+def _alike(
+    running: dict[int, DeltaMemory], width: int
+) -> Iterable[list[tuple[int, DeltaMemory, LayerStep]]]:
+    """The layers that have a native step, in groups whose corrections have one layout."""
+    groups: dict[tuple[object, ...], list[tuple[int, DeltaMemory, LayerStep]]] = {}
+    for layer, memory in running.items():
+        step = None if memory.ready() is None else memory.native
+        if step is not None and step.hidden == width:
+            key = (*memory.sizes.items(), step.scratch)
+            groups.setdefault(key, []).append((layer, memory, step))
+    return groups.values()

@@ -43,6 +43,7 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
         self.home = next(site.module.parameters()).device
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self.projections: dict[str, nn.Module] = {}  # that have our hook, by correction
 
     @property
     def adapters(self) -> DeltaMemLayer:
@@ -67,6 +68,34 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
                 "one δ-mem adapter is active at a time", got=here, remedy="Call set_adapter(name)."
             )
         return self._modules[here[0]] if here else None  # type: ignore[return-value]
+
+    def connect(self, site: Site, correction: str) -> None:
+        """Put a hook on the projection that takes a correction, if it has none."""
+        port = site.ports[correction]
+        projection = base_of(site.module.get_submodule(port.module))  # LoRA over it may come and go
+        hook = _exit_of(projection)
+        if hook is None:
+            hook = ProjectionExit()
+            projection.register_forward_hook(hook)
+        hook.ports[correction] = port.rows
+        self.projections[correction] = projection
+
+    def disconnect(self) -> None:
+        """Take the hooks away that none of these adapters needs."""
+        held: list[Any] = list(self.values())
+        needed = {name for memory in held for name in memory.config.corrections}
+        for correction in set(self.projections) - needed:
+            projection = self.projections.pop(correction)
+            hook = _exit_of(projection)
+            if hook is not None:
+                hook.ports.pop(correction, None)
+                if not hook.ports:
+                    drop_hooks(projection, (ProjectionExit,))
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete one adapter, with the hooks that no other needs; PEFT calls this."""
+        super().delete_adapter(adapter_name)
+        self.disconnect()
 
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
@@ -149,52 +178,41 @@ class ProjectionExit:
 HOOKS = (AttentionEntry, AttentionExit, ProjectionExit)
 
 
-def add_memory(
-    site: Site, name: str, memory: DeltaMemory, layer: DeltaMemLayer | None = None
-) -> DeltaMemLayer:
+def add_memory(site: Site, name: str, memory: DeltaMemory) -> DeltaMemLayer:
     """Put an adapter into an attention module, with the hooks that it needs.
 
     Args:
         site: the attention module.
         name: the adapter's name.
         memory: the adapter.
-        layer: what holds the module's adapters, if it has none now; made anew by default.
     """
     attention = site.module
     if CHILD not in attention._modules:
-        attention.add_module(CHILD, DeltaMemLayer(site) if layer is None else layer)
+        attention.add_module(CHILD, DeltaMemLayer(site))
         attention.register_forward_pre_hook(AttentionEntry(), with_kwargs=True)
         attention.register_forward_hook(AttentionExit(), always_call=True)
-    layer = attention._modules[CHILD]  # type: ignore[assignment]
+    layer = attention._modules[CHILD]
     assert isinstance(layer, DeltaMemLayer)
     layer[name] = memory
     for correction in memory.config.corrections:
         if correction != "o":
-            _connect(site, correction)
+            layer.connect(site, correction)
     return layer
 
 
-def _connect(site: Site, correction: str) -> None:
-    port = site.ports[correction]
-    projection = base_of(site.module.get_submodule(port.module))  # LoRA over it may come and go
+def _exit_of(projection: nn.Module) -> ProjectionExit | None:
     hooks = projection._forward_hooks.values()
-    hook = next((hook for hook in hooks if isinstance(hook, ProjectionExit)), None)
-    if hook is None:
-        hook = ProjectionExit()
-        projection.register_forward_hook(hook)
-    hook.ports[correction] = port.rows
+    return next((hook for hook in hooks if isinstance(hook, ProjectionExit)), None)
 
 
 def take_memory(site: Site, name: str) -> None:
     """Take an adapter out of an attention module, with the hooks that no other one needs."""
     layer = site.module._modules.get(CHILD)
-    if not isinstance(layer, DeltaMemLayer):
-        return
-    remaining: dict[str, Any] = {n: memory for n, memory in layer.items() if n != name}
-    remove(site.module)
-    for other, memory in remaining.items():
-        add_memory(site, other, memory, layer)
-    layer._modules.pop(name, None)
+    if isinstance(layer, DeltaMemLayer):
+        layer._modules.pop(name, None)
+        layer.disconnect()
+        if not layer:
+            remove(site.module)
 
 
 def remove(attention: nn.Module) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -52,11 +54,19 @@ def hooks_of(model) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def replaced(model) -> dict[str, set[str]]:
+    """Methods by module that are not those of its class."""
+    names = {"forward", "generate", "_get_stopping_criteria"}
+    found = {name: names & set(vars(module)) for name, module in model.named_modules()}
+    return {name: methods for name, methods in found.items() if methods}
+
+
 def untouched(model) -> bool:
-    """No layer, no hook, every parameter as trainable as before."""
+    """No layer, no hook, no method of ours, every parameter as trainable as before."""
     return (
         not any(isinstance(m, DeltaMemLayer) for m in model.modules())
         and not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+        and not replaced(model)
         and all(p.requires_grad for p in model.parameters())
     )
 
@@ -119,6 +129,7 @@ def test_attach_and_detach_leave_the_model_as_it_was(backbone, tokens, config):
     assert [n for n, _ in model.named_modules()] == names
     assert {n: p.requires_grad for n, p in model.named_parameters()} == trainable
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert not replaced(model)
     assert torch.equal(logits(model, ids), before)
     detach(model)  # nothing to do
     attach(model, DeltaMemConfig())  # and again
@@ -134,6 +145,7 @@ def test_an_error_in_the_middle_of_attach_leaves_the_model(
     model, ids = build() if way == "second" else backbone(), tokens(2, 9)
     before, real, done = logits(model, ids), plain.add_memory, []
     names, hooks = [n for n, _ in model.named_modules()], hooks_of(model)
+    methods = replaced(model)
 
     def breaks(site, name, memory):
         if len(done) == 2:
@@ -149,8 +161,48 @@ def test_an_error_in_the_middle_of_attach_leaves_the_model(
     assert len(done) == 2
     assert [n for n, _ in model.named_modules()] == names
     assert hooks_of(model) == hooks
+    assert replaced(model) == methods
     assert untouched(model) or way == "second"
     assert torch.equal(logits(model, ids), before)
+
+
+@torch.no_grad()
+def test_methods_that_others_have_replaced_stay_theirs(backbone, tokens):
+    """As tools that move inputs between devices do, before us or after us."""
+    model, ids, asked = backbone(), tokens(1, 5), []
+    before, bare = logits(model, ids), model.model.forward
+
+    def below(*args, **kwargs):
+        asked.append("below")
+        return bare(*args, **kwargs)
+
+    model.model.forward = below
+    attach(model, DeltaMemConfig(init="random"))
+    changed, ours = logits(model, ids), model.forward
+
+    def above(*args, **kwargs):
+        asked.append("above")
+        return ours(*args, **kwargs)
+
+    model.forward = above
+    assert torch.equal(logits(model, ids), changed)
+    assert not torch.equal(changed, before)
+    assert asked == ["below", "above", "below"]
+    detach(model)
+    assert vars(model.model)["forward"] is below
+    assert vars(model)["forward"] is above
+    assert torch.equal(logits(model, ids), before)
+
+
+def test_a_model_goes_when_nobody_wants_it(build):
+    model = build()
+    watch = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert watch() is None
+    finally:
+        gc.enable()
 
 
 def test_attaching_twice_needs_another_name(build):

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     ContinuousBatchingConfig,
     DynamicCache,
@@ -83,6 +84,38 @@ def test_generation_without_a_cache_is_the_same(model, tokens):
     kept = model.generate(ids, max_new_tokens=8, **GREEDY)
     none = model.generate(ids, max_new_tokens=8, use_cache=False, **GREEDY)
     assert torch.equal(kept, none)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"num_return_sequences": 3}])
+def test_sampling_without_a_cache_is_the_same(model, tokens, options):
+    said = []
+    for use_cache in (True, False):
+        torch.manual_seed(3)
+        said.append(
+            model.generate(
+                tokens(2, 12), do_sample=True, use_cache=use_cache, max_new_tokens=8,
+                eos_token_id=None, pad_token_id=0, **options,
+            )
+        )  # fmt: skip
+    assert torch.equal(*said)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # PEFT asks for it
+@pytest.mark.parametrize("way", ["attach", "peft", "lora over it"])
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_generate_asks_for_the_last_logits_only(build, backbone, tokens, way, chunk):
+    """It asks a model's forward whether that can be had; ours, in its place, says what is true."""
+    model = build() if way != "peft" else get_peft_model(backbone(), DeltaMemConfig(rank=4))
+    if way == "lora over it":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT on stacking
+            model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    seen = []
+    head = next(m for n, m in model.named_modules() if n.endswith("lm_head"))
+    head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    options = {"prefill_chunk_size": chunk, "max_new_tokens": 3, **GREEDY}
+    model.generate(input_ids=tokens(1, 40), **options)
+    assert seen == [1] * (3 if chunk is None else 5)
 
 
 def test_sampling_from_a_session_with_several_samples(model, tokens):

@@ -66,16 +66,6 @@ def test_gates_and_factors_start_where_the_configuration_says(backbone):
     torch.testing.assert_close(2 * torch.sigmoid(values["delta_scale_raw"]), torch.tensor([0.5]))
 
 
-@torch.no_grad()
-def test_generate_asks_for_the_last_logits_only(model, tokens):
-    seen = []
-    handle = model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
-    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 3}
-    model.generate(tokens(1, 40), **options)
-    handle.remove()
-    assert seen == [1, 1, 1]
-
-
 def test_an_adapter_by_its_name_on_the_hub(build, backbone, tokens, tmp_path, monkeypatch):
     model, ids, asked = build(), tokens(1, 8), []
     save(model, tmp_path / "adapter")

@@ -153,6 +153,47 @@ def test_several_adapters(peft_model, load, ids, stirred, tmp_path):
     assert torch.equal(logits(model.base_model.model, ids), plain)  # the last: PEFT has none then
 
 
+def hooks_of(model):
+    """The kinds of hooks by module."""
+    found = {}
+    for name, module in model.named_modules():
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        if hooks:
+            found[name] = [type(hook).__name__ for hook in hooks]
+    return found
+
+
+@pytest.mark.parametrize("way", ["peft", "transformers"])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_deleted_adapter_leaves_no_hook_that_nobody_needs(
+    peft_model, load, ids, tmp_path, way, last
+):
+    first, wide = peft_model(), peft_model(corrections="qkvo")
+    wide.save_pretrained(tmp_path / "wide")
+    first.save_pretrained(tmp_path / "first")
+    if way == "peft":
+        model, layers = first, "base_model.model.model.layers"
+    else:
+        model, layers = load(), "model.layers"
+        model.load_adapter(str(tmp_path / "first"), adapter_name="default")
+    hooks, expected = hooks_of(model), logits(model, ids)
+    projections = [f"{layers}.{i}.self_attn.{name}_proj" for i in range(3) for name in "qkv"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT on a second adapter, and on which one comes next
+        model.load_adapter(str(tmp_path / "wide"), adapter_name="wide")
+        model.set_adapter("wide")
+        assert torch.equal(logits(model, ids), logits(wide, ids))
+        assert all(hooks_of(model).get(name) == ["ProjectionExit"] for name in projections)
+        for name in ["default", "wide"] if last else ["wide"]:
+            model.delete_adapter(name)
+    if last:
+        assert not any(name in hooks_of(model) for name in projections)
+    else:
+        model.set_adapter("default")
+        assert hooks_of(model) == hooks
+        assert torch.equal(logits(model, ids), expected)
+
+
 def test_two_active_adapters_are_refused(peft_model, ids):
     model = peft_model()
     model.add_adapter("other", DeltaMemConfig(rank=2))
@@ -183,6 +224,7 @@ def test_unload_leaves_nothing_behind(peft_model, load, ids):
     for module in model.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
+        assert not {"forward", "generate", "_get_stopping_criteria"} & set(vars(module))
     assert not hasattr(model, "peft_config")
 
 
@@ -243,11 +285,14 @@ def test_copies_and_pickles_stand_alone(peft_model, ids):
     model = peft_model()
     expected = logits(model, ids)
     copied, pickled = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    said = model.generate(input_ids=ids, **options)
     with torch.no_grad():
         for _, parameter in adapter_parameters(model):
             parameter.mul_(0)
     for other in (copied, pickled):
         assert torch.equal(logits(other, ids), expected)
+        assert torch.equal(other.generate(input_ids=ids, **options), said)
     assert gap(logits(model, ids), expected) > 1e-2
 
 
