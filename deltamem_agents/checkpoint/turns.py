@@ -9,6 +9,7 @@ itself, so that the error goes to whom it belongs.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -35,23 +36,32 @@ class _Call:
 
 
 class Turns:
-    """The turns of one saver's writers.
-
-    Attributes:
-        lock: held by whose turn it is; waiting for it is fair and short, where SQLite's own
-            waiting sleeps. Held inside one operation only.
-    """
+    """The turns of one saver's writers."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.RLock()
         self._waiting: deque[_Call] = deque()
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held by whose turn it is, inside one operation only.
+
+        Waiting for it is fair and short, where SQLite's own waiting sleeps.
+        """
+        if self._process != os.getpid():
+            self._reset()  # the threads that hold it and wait stay behind in the parent
+        return self._lock
 
     def run(self, job: Job[T], carry_out: Callable[[Job[Any]], Any]) -> T:
         """Carry out an operation, by `carry_out` in a transaction, in this thread or another."""
-        call = _Call(job)
+        call, lock = _Call(job), self.lock
         self._waiting.append(call)
         try:
-            with self.lock:
+            with lock:
                 while not call.done:
                     self._turn(carry_out)
         except BaseException:  # an interrupt: nobody waits for it any more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
 import threading
 import time
@@ -196,3 +197,29 @@ def test_an_interrupt_takes_its_own_operation_along_and_no_other() -> None:
     other.join(30)
     assert results == done == ["other"]
     assert not turns._waiting
+
+
+def test_a_fork_takes_neither_the_lock_nor_what_waits_along() -> None:
+    turns, done = Turns(), []
+
+    def carry_out(job: Job[Any]) -> Any:
+        return job.operation(None)  # type: ignore[arg-type]
+
+    def job(name: str) -> Job[Any]:
+        return Job(lambda session: done.append(name) or name, write=True)
+
+    with turns.lock:
+        parents = threading.Thread(target=lambda: turns.run(job("parent's"), carry_out))
+        parents.start()
+        while not turns._waiting:
+            time.sleep(0.001)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # a deadlock ends the child
+            thread = threading.Thread(target=lambda: turns.run(job("child's"), carry_out))
+            thread.start()
+            thread.join()
+            os._exit(0 if done == ["child's"] else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    parents.join(30)
+    assert done == ["parent's"]
