@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import os
 import re
 import uuid
@@ -19,31 +20,29 @@ import pytest
 from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
+from tests.docs.pages import DOCS, PAGES, ROOT, snippets
+
 # PEFT 0.21 asks transformers 5.23 for a property that the latter has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
 SERVERS = {
     "postgresql": ("DELTAMEM_TEST_POSTGRES_URL", "postgresql+psycopg://root@127.0.0.1/test"),
     "mysql": ("DELTAMEM_TEST_MARIADB_URL", "mysql+pymysql://root@127.0.0.1/test"),
 }
-FENCE = re.compile(r"^```(python|py)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
-
-def snippets(page: Path, kind: str) -> list[str]:
-    return [code for name, code in FENCE.findall(page.read_text("utf-8")) if name == kind]
-
-
-WITH_CODE = [page for page in PAGES if snippets(page, "python")]
+WITH_CODE = [page for page in PAGES if page.is_relative_to(DOCS) and snippets(page, "python")]
 
 
 def name(page: Path) -> str:
-    return str(page.relative_to(DOCS))
+    return str(page.relative_to(ROOT))
+
+
+def the_only(page: Path, kind: str) -> str:
+    (snippet,) = snippets(page, kind)
+    return snippet.text
 
 
 def test_the_pages_with_code_are_known() -> None:
+    """The README's own are pasted into an empty file each: tests/examples/test_readme.py."""
     assert len(WITH_CODE) >= 10
     assert DOCS / "index.md" in WITH_CODE
 
@@ -52,13 +51,13 @@ def test_the_pages_with_code_are_known() -> None:
 def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {"__name__": "snippet"}
-    for number, code in enumerate(snippets(page, "python"), 1):
-        exec(compile(code, f"{name(page)}, snippet {number}", "exec"), space)
+    for snippet in snippets(page, "python"):
+        exec(compile(snippet.text, snippet.name, "exec"), space)
 
 
 def test_snippets_that_name_what_is_not_here_are_known() -> None:
     named = {name(page) for page in PAGES if snippets(page, "py")}
-    assert named == {"how-to/postgres.md", "how-to/real-models.md"}
+    assert named == {"README.md", "docs/how-to/postgres.md", "docs/how-to/real-models.md"}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_snippets_with_a_large_model_run_with_the_built_in_one(page: Path) -> No
     from deltamem_agents import ChatDeltaMem
 
     builtin = ROOT / "deltamem_agents" / "builtin"
-    (code,) = snippets(page, "py")
+    code = the_only(page, "py")
     replaced = {
         "Qwen/Qwen3-4B-Instruct-2507": str(builtin / "backbone"),
         "declare-lab/delta-mem_qwen3_4b-instruct": str(builtin / "adapter"),
@@ -83,7 +82,7 @@ def test_snippets_with_a_large_model_run_with_the_built_in_one(page: Path) -> No
 
 
 def test_snippets_with_servers_run_on_ours() -> None:
-    (code,) = snippets(DOCS / "how-to" / "postgres.md", "py")
+    code = the_only(DOCS / "how-to" / "postgres.md", "py")
     code = code.replace("as saver: ...", "as saver: kinds.append(saver.stats().checkpoints)")
     with ExitStack() as made:
         for backend, (variable, default) in SERVERS.items():
@@ -96,6 +95,48 @@ def test_snippets_with_servers_run_on_ours() -> None:
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         asyncio.run(eval(compile(code, "postgres.md", "exec", flags), space))
     assert space["kinds"] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("backend", ["sqlite", *SERVERS])
+def test_the_sql_of_a_page_reads_what_a_saver_wrote(backend: str, tmp_path: Path) -> None:
+    from langgraph.graph import START, MessagesState, StateGraph
+
+    from deltamem_agents import ChatDeltaMem, MemoryState, SQLAlchemySaver, memory_node
+
+    assert [page.name for page in PAGES if snippets(page, "sql")] == ["storage.md"]
+    query = the_only(DOCS / "storage.md", "sql")
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", memory_node(ChatDeltaMem(max_tokens=8))).add_edge(START, "model")
+    with ExitStack() as made:
+        url = make_url(f"sqlite:///{tmp_path}/agent.db")
+        if backend in SERVERS:
+            variable, default = SERVERS[backend]
+            url = made.enter_context(database(make_url(os.environ.get(variable, default))))
+        saver = made.enter_context(SQLAlchemySaver(url))
+        graph = builder.compile(checkpointer=saver)
+        for thread in ("alice", "bob"):
+            config = {"configurable": {"thread_id": thread}}
+            graph.invoke({"messages": [("user", "Remember that my name is Carla.")]}, config)
+        held = saver.memory_at({"configurable": {"thread_id": "alice"}})
+        assert isinstance(held, MemoryState)
+        with saver.engine.connect() as connection:
+            rows = connection.execute(text(query)).all()
+        listed = saver.memories("alice")
+    named = {one if isinstance(one := row.checkpoint_id, str) else one.decode() for row in rows}
+    assert named == {one.checkpoint_id for one in listed}
+    assert {(row.adapter, row.tokens_written) for row in rows} == {
+        (held.fingerprint, held.tokens_written)
+    }
+    assert rows[-1].norm == pytest.approx(held.norm)
+
+
+def test_the_json_of_a_page_is_a_conversation_that_is_trained_on() -> None:
+    from deltamem_agents.training.chats import chat_from
+
+    assert [page.name for page in PAGES if snippets(page, "json")] == ["training.md"]
+    chat = chat_from(json.loads(the_only(DOCS / "how-to" / "training.md", "json")), "training.md")
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    assert chat.weights == (None, 0.0, None, 1.0)
 
 
 @contextmanager
@@ -127,5 +168,5 @@ def test_links_within_the_docs_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
-    for page in PAGES:
-        assert f": {name(page)}\n" in navigation, page
+    for page in DOCS.rglob("*.md"):
+        assert f": {page.relative_to(DOCS)}\n" in navigation, page
