@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +18,7 @@ from deltamem_agents.errors import MessageError
 from deltamem_agents.runtime.schemas import property_names, strict
 
 _OPEN, _CLOSE, _THINK, _THOUGHT = "<tool_call>", "</tool_call>", "<think>", "</think>"
+_KEPT = 64  # compiled grammars
 _AFTER_THOUGHT = 8  # tokens for the end of a character, the closing mark and line breaks
 
 
@@ -54,6 +57,8 @@ class Grammars:
 
     def __init__(self, tokenizer: Any, end_tokens: frozenset[int]) -> None:
         self._tokenizer, self._end_tokens = tokenizer, sorted(end_tokens)
+        self._compiled: OrderedDict[str, Any] = OrderedDict()  # tools stay the same for many calls
+        self._lock = threading.Lock()
 
     @cached_property
     def _wrapped(self) -> Any:
@@ -72,23 +77,17 @@ class Grammars:
         if rules.calls == "never":
             if rules.schema is None:
                 return None if opening is None else lambda: _Banned(opening, len(self._tokenizer))
-            grammar = self._lark(rules, text=False)
         elif rules.calls == "free" and rules.schema is None:
             if not rules.tools or opening is None or self._id(_CLOSE) is None:
                 return None
-            grammar = self._lark(rules, text=True)
-            self._check(grammar)
-            return lambda: _AfterOpening(self._matcher(grammar, reserve), opening, rules.parallel)
-        else:
-            grammar = self._lark(rules, text=False)
-        self._check(grammar)
+            later = self._compile(self._lark(rules, text=True))
+            return lambda: _AfterOpening(self._matcher(later, reserve), opening, rules.parallel)
+        grammar = self._compile(self._lark(rules, text=False))
         thought = _Thought(self._id(_THINK), self._id(_THOUGHT), rules.thought == "open")
         return lambda: self._matcher(grammar, reserve, replace(thought))
 
-    def _matcher(self, grammar: str, reserve: int, thought: _Thought | None = None) -> Matcher:
-        from llguidance import LLMatcher
-
-        inner = LLMatcher(self._wrapped, grammar, log_level=0)
+    def _matcher(self, grammar: Any, reserve: int, thought: _Thought | None = None) -> Matcher:
+        inner = grammar.deep_copy()
         return Matcher(inner, self._wrapped.vocab_size, reserve, self._closers, thought)
 
     def _reserve(self, rules: Rules) -> int:
@@ -110,16 +109,25 @@ class Grammars:
             torch.tensor([bool(token) and set(token) <= kind for token in tokens]) for kind in kinds
         )
 
-    def _check(self, grammar: str) -> None:
+    def _compile(self, grammar: str) -> Any:
+        """Compile a grammar into a matcher that is only copied."""
         from llguidance import LLMatcher
 
-        failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, self._wrapped)
-        if failed:
-            raise MessageError(
-                "a schema can be enforced while decoding",
-                got=messages[0].splitlines()[0],
-                remedy="Simplify the schema, or use method='json_mode'.",
-            )
+        with self._lock:
+            if (known := self._compiled.get(grammar)) is not None:
+                self._compiled.move_to_end(grammar)
+                return known
+            failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, self._wrapped)
+            if failed:
+                raise MessageError(
+                    "a schema can be enforced while decoding",
+                    got=messages[0].splitlines()[0],
+                    remedy="Simplify the schema, or use method='json_mode'.",
+                )
+            compiled = self._compiled[grammar] = LLMatcher(self._wrapped, grammar, log_level=0)
+            if len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+            return compiled
 
     def _lark(self, rules: Rules, *, text: bool) -> str:
         """Write the grammar; with `text`, only what follows an opening mark that was seen."""

@@ -210,3 +210,28 @@ def follows(engine, rules: Rules, text: str) -> bool:
             return False
         matcher.accept(token)
     return bool(matcher.allowed(1000)[engine.tokenizer.eos_token_id])
+
+
+def test_a_grammar_is_compiled_once_and_serves_many_replies(monkeypatch):
+    import llguidance
+
+    engine, made = tiny_engine(), []
+    build = llguidance.LLMatcher
+    monkeypatch.setattr(llguidance, "LLMatcher", Counted := type("Counted", (), {}))
+    Counted.__new__ = lambda _, *a, **k: made.append(a[1]) or build(*a, **k)
+    Counted.validate_grammar_with_warnings = build.validate_grammar_with_warnings
+    rules = Rules(calls="never", schema=Person.model_json_schema())
+    one, other = engine.grammars.compile(rules)(), engine.grammars.compile(rules)()
+    tokens = engine.tokenizer('{"name": "A', add_special_tokens=False)["input_ids"]
+    first = other.allowed(1000).clone()
+    for token in tokens:
+        assert bool(one.allowed(1000)[token])
+        one.accept(token)
+    assert len(made) == 1
+    assert bool((other.allowed(1000) == first).all())  # it has not moved with the first one
+    assert not bool((one.allowed(1000) == first).all())
+    for number in range(100):
+        engine.grammars.compile(Rules(calls="never", schema={"enum": [number]}))
+    assert len(engine.grammars._compiled) == 64
+    engine.grammars.compile(rules)
+    assert len(made) == 102
