@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deltamem_agents.core.step_cpu import LayerStep
 
 #: Up to so many sessions are read one by one; of more, matrix products take less time.
-FEW = 2
+FEW = 8
 
 
 class Decoding:

@@ -65,6 +65,11 @@ class DecoderForward(Override):
         parameters = inspect.signature(module.forward).parameters.values()
         self._passes_keywords = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
+    def take_away(self) -> None:
+        """As for any override; there are no layers to make contexts for then."""
+        super().take_away()
+        self.layers = []
+
     def running(self) -> dict[int, DeltaMemory]:
         """The adapters that are switched on, by layer."""
         found = ((layer.index, layer.running) for layer in self.layers)
@@ -163,8 +168,8 @@ def uninstall(model: nn.Module) -> None:
 def find_entry(model: nn.Module) -> DecoderForward | None:
     """What stands in place of the decoder's forward, or None if the model has no adapter."""
     for module in model.modules():
-        entry = module.__dict__.get("forward")
-        if isinstance(entry, DecoderForward):
+        entry: DecoderForward | None = DecoderForward.of(module)
+        if entry is not None:
             return entry
     return None
 

@@ -45,17 +45,26 @@ class Override:
         method: Callable[..., Any] = getattr(type(self.module), self.name).__get__(self.module)
         return method
 
+    @classmethod
+    def of(cls, module: nn.Module) -> Any:
+        """The override of this kind that a module has, wrapped by others or not; or None."""
+        found = module.__dict__.get(f"_delta_mem_{cls.name}")
+        return found if isinstance(found, cls) else None
+
     def put(self) -> None:
         """Take the method's place."""
-        self._below = self.module.__dict__.get(self.name)
-        self.module.__dict__[self.name] = self
+        table = self.module.__dict__
+        self._below = table.get(self.name)
+        table[self.name] = table[f"_delta_mem_{self.name}"] = self
 
     def take_away(self) -> None:
-        """Give the place back; a no-op where somebody else has taken it since."""
-        if self.module.__dict__.get(self.name) is self:
-            del self.module.__dict__[self.name]
+        """Give the place back; where others have wrapped this, it only calls what is below."""
+        table = self.module.__dict__
+        table.pop(f"_delta_mem_{self.name}", None)
+        if table.get(self.name) is self:
+            del table[self.name]
             if self._below is not None:
-                self.module.__dict__[self.name] = self._below
+                table[self.name] = self._below
 
     def __reduce__(self) -> Any:
         state = {name: value for name, value in self.__dict__.items() if name != "_module"}

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from deltamem_agents.adapter import (
     DeltaMemConfig,
+    MemoryCache,
     adapter_config,
     adapter_fingerprint,
     adapter_parameters,
@@ -57,6 +58,7 @@ def hooks_of(model) -> dict[str, int]:
 def replaced(model) -> dict[str, set[str]]:
     """Methods by module that are not those of its class."""
     names = {"forward", "generate", "_get_stopping_criteria"}
+    names |= {f"_delta_mem_{name}" for name in names}
     found = {name: names & set(vars(module)) for name, module in model.named_modules()}
     return {name: methods for name, methods in found.items() if methods}
 
@@ -178,20 +180,24 @@ def test_methods_that_others_have_replaced_stay_theirs(backbone, tokens):
 
     model.model.forward = below
     attach(model, DeltaMemConfig(init="random"))
-    changed, ours = logits(model, ids), model.forward
+    changed, inner, outer = logits(model, ids), model.model.forward, model.forward
 
     def above(*args, **kwargs):
         asked.append("above")
-        return ours(*args, **kwargs)
+        return inner(*args, **kwargs)
 
-    model.forward = above
+    model.model.forward, model.forward = above, partial(outer)
     assert torch.equal(logits(model, ids), changed)
     assert not torch.equal(changed, before)
     assert asked == ["below", "above", "below"]
+    assert MemoryCache(model).memory.shape == (1, 3, 1, 8, 8)  # what is wrapped is found
+    attach(model, DeltaMemConfig(rank=2), name="second")  # and not put a second time
     detach(model)
-    assert vars(model.model)["forward"] is below
-    assert vars(model)["forward"] is above
+    assert vars(model.model)["forward"] is above
     assert torch.equal(logits(model, ids), before)
+    attach(model, DeltaMemConfig(init="random"))
+    detach(model)
+    assert vars(model.model)["forward"] is above
 
 
 def test_a_model_goes_when_nobody_wants_it(build):

@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 
 from deltamem_agents.adapter import DeltaMemConfig, MemoryCache
-from deltamem_agents.adapter.decoding import Decoding
+from deltamem_agents.adapter.decoding import FEW, Decoding
 from tests.adapter.conftest import make_backbone, make_model, make_tokens, stir
 
 
@@ -67,7 +67,7 @@ def test_projections_of_equal_width_are_told_by_their_names(handed_out):
     assert names == {(0, "q"), (0, "o"), (1, "k"), (1, "v"), (2, "k"), (2, "v")}
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch", [1, 2, 5, FEW, FEW + 1])
 @pytest.mark.parametrize("corrections", ["q", "o", "kv", "qkvo"])
 def test_steps_equal_the_whole_for_any_corrections_and_batch(batch, corrections):
     stepwise_and_whole(make_model(corrections=corrections), make_tokens(batch, 7))

@@ -66,6 +66,20 @@ def test_gates_and_factors_start_where_the_configuration_says(backbone):
     torch.testing.assert_close(2 * torch.sigmoid(values["delta_scale_raw"]), torch.tensor([0.5]))
 
 
+@pytest.mark.parametrize("scale_per", ["layer", "head"])
+@torch.no_grad()
+def test_a_factor_on_the_corrections_is_as_a_larger_alpha(build, tokens, scale_per):
+    options = {"corrections": "qkvo", "alpha": 4.0}
+    scaled = build(
+        trainable_scale=True, scale_init=1.5, scale_max=2.0, scale_per=scale_per, **options
+    )
+    plain = build(**options)
+    larger = build(**options | {"alpha": 6.0})
+    ids = tokens(2, 9)
+    torch.testing.assert_close(scaled(ids).logits, larger(ids).logits, rtol=0, atol=1e-4)
+    assert (scaled(ids).logits - plain(ids).logits).abs().max() > 1e-2
+
+
 def test_an_adapter_by_its_name_on_the_hub(build, backbone, tokens, tmp_path, monkeypatch):
     model, ids, asked = build(), tokens(1, 8), []
     save(model, tmp_path / "adapter")
