@@ -84,7 +84,19 @@ class MemoryDiff:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MemoryState:
+class _Fields:
+    """Tracers write a dataclass field by field (megabytes of numbers), and its heirs by `repr`."""
+
+    state: NDArray[np.float32]
+    boundary_state: NDArray[np.float32]
+    ledger: Ledger
+    tokens_written: int
+    fingerprint: str
+
+    def __post_init__(self) -> None: ...
+
+
+class MemoryState(_Fields):
     """A δ-mem memory between two turns. Immutable; equal by value.
 
     Attributes:
@@ -100,12 +112,6 @@ class MemoryState:
         StateError: an array of another dtype or shape than above, or with NaN or infinity in it;
             a count below 0; a digest that is not hex.
     """
-
-    state: NDArray[np.float32]
-    boundary_state: NDArray[np.float32]
-    ledger: Ledger
-    tokens_written: int
-    fingerprint: str
 
     def __post_init__(self) -> None:
         # A serializer may hand the nested value back as the mapping of its fields.
