@@ -259,7 +259,8 @@ def history(engine: Engine, name: str, longest: int, rounds: int) -> list[dict[s
             cache.crop(-len(ids))
 
         one, other = best(rounds, lambda s=state, t=follow_up: first_token(engine, s, t), theirs)
-        points.append({"tokens": length, "engine": one.wall, "plain": other.wall})
+        clock = {"engine by the clock": one.wall, "plain by the clock": other.wall}
+        points.append({"tokens": length, "engine": one.cpu, "plain": other.cpu, **clock})
         seconds = (one.wall, one.cpu, other.wall, other.cpu)
         print(f"{length:>7} | " + " | ".join(f"{1e3 * s:>8.1f}" for s in seconds), flush=True)
         length *= 2
@@ -280,7 +281,12 @@ def keep(name: str, points: list[dict[str, float]]) -> None:
         for side, style in (("engine", "o-"), ("plain", "s--")):
             axes.plot([p["tokens"] for p in curve], [p[side] * 1e3 for p in curve], style,
                       label={"engine": "engine, window full", "plain": "plain, whole history"}[side])  # fmt: skip  # noqa: E501
-        axes.set(title=title, xlabel="tokens of history", ylabel="ms to the first token", ylim=0)
+        axes.set(
+            title=title,
+            xlabel="tokens of history",
+            ylabel="ms of processor time to the first token",
+            ylim=0,
+        )
         axes.set_xscale("log", base=2)
         axes.legend()
     figure.savefig(RESULTS / "chat_history.png", dpi=110)
