@@ -13,7 +13,7 @@ TextIteratorStreamer.
 In the history part both sides keep their keys and values alive: the engine's window is full, the
 plain backbone sees everything. What the keys hold makes no difference to the time, so the plain
 side's are drawn at random, and of the engine's history only the window is read; the rest it knows
-by the digests in the ledger, as a memory that has lived through it. `qwen3-0.6b` has 7 of its 28
+by the digests in the ledger, as a memory that has lived through it. `qwen3-0.6b` has 4 of its 28
 layers there: the plain keys and values of 32,768 tokens would take 7.5 GB. The curve's points
 are kept in results/chat_history.json, and drawn from there.
 """
@@ -264,6 +264,7 @@ def history(engine: Engine, name: str, longest: int, rounds: int) -> list[dict[s
         seconds = (one.wall, one.cpu, other.wall, other.cpu)
         print(f"{length:>7} | " + " | ".join(f"{1e3 * s:>8.1f}" for s in seconds), flush=True)
         length *= 2
+        del state, cache, theirs  # the next ones are twice as large
     return points
 
 
@@ -313,7 +314,7 @@ def main() -> None:
                 batch(engine, arguments.tokens, arguments.rounds)
             del engine
         if "history" in parts:
-            engine = engine_of(name, layers=7, context_window=WINDOW[name])
+            engine = engine_of(name, layers=4, context_window=WINDOW[name])
             keep(name, history(engine, name, arguments.longest, arguments.rounds))
         print(f"-- load {os.getloadavg()[0]:.1f}", flush=True)
 
