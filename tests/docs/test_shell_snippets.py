@@ -56,6 +56,7 @@ SMALLER = {
     "deltamem eval needle": f"--count 1 --lengths 40 {TINY}",
     "deltamem eval variables": f"--count 1 --lengths 40 {TINY}",
     "deltamem eval ttl": f"--count 1 {TINY}",
+    "deltamem eval instructed": f"--refusals 1 --calls 1 {TINY}",
     "deltamem eval ablation": "--axes rank --steps 1 --conversations 1 --backbone tiny/backbone",
     "deltamem data build": "--conversations 4",
     "deltamem train": "--steps 1 --batch 1 --window 500 --no-tensorboard",
