@@ -100,20 +100,20 @@ class DataConfig:
                 raise ConfigError(
                     f"{name} is at least {least}",
                     got=getattr(self, name),
-                    remedy=f"The default is {getattr(type(self), name)}.",
+                    remedy=f"Leave it out for the default, {getattr(type(self), name)}.",
                 )
         for name in ("far", "near", "updates", "tools", "alike"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
                     f"{name} is between 0 and 1",
                     got=getattr(self, name),
-                    remedy=f"The default is {getattr(type(self), name)}.",
+                    remedy=f"Leave it out for the default, {getattr(type(self), name)}.",
                 )
         if not 0 <= self.unknown < 1:
             raise ConfigError(
                 "unknown is from 0 to below 1",
                 got=self.unknown,
-                remedy=f"The default is {type(self).unknown}.",
+                remedy=f"Leave it out for the default, {type(self).unknown}.",
             )
 
 

@@ -74,14 +74,14 @@ class TrainingConfig:
                 raise ConfigError(
                     f"{name} is at least 1",
                     got=getattr(self, name),
-                    remedy=f"The default is {getattr(type(self), name)}.",
+                    remedy=f"Leave it out for the default, {getattr(type(self), name)}.",
                 )
         for name in ("pack", "steps", "weight_decay", "patience", "least_gain", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(
                     f"{name} is at least 0",
                     got=getattr(self, name),
-                    remedy=f"The default is {getattr(type(self), name)}.",
+                    remedy=f"Leave it out for the default, {getattr(type(self), name)}.",
                 )
         for name in ("learning_rate", "clip", "epochs"):
             value = getattr(self, name)
@@ -89,13 +89,13 @@ class TrainingConfig:
                 raise ConfigError(
                     f"{name} is finite and above 0",
                     got=value,
-                    remedy=f"The default is {getattr(type(self), name)}.",
+                    remedy=f"Leave it out for the default, {getattr(type(self), name)}.",
                 )
         if not 0 <= self.warm_up < 1:
             raise ConfigError(
                 "warm_up is a share of the steps, from 0 to below 1",
                 got=self.warm_up,
-                remedy=f"The default is {type(self).warm_up}.",
+                remedy=f"Leave it out for the default, {type(self).warm_up}.",
             )
         choices = {"schedule": ("cosine", "linear", "constant"),
                    "precision": ("fp32", "bf16", "fp16")}  # fmt: skip
@@ -104,7 +104,7 @@ class TrainingConfig:
                 raise ConfigError(
                     f"{name} is one of {allowed}",
                     got=getattr(self, name),
-                    remedy=f"The default is {getattr(type(self), name)}.",
+                    remedy=f"Leave it out for the default, {getattr(type(self), name)}.",
                 )
 
     def plan(self) -> EpisodeConfig:

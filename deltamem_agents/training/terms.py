@@ -52,13 +52,13 @@ class ObjectiveConfig:
             raise ConfigError(
                 "ObjectiveConfig.margin is above 0",
                 got=self.margin,
-                remedy=f"The default is {type(self).margin}.",
+                remedy=f"Leave it out for the default, {type(self).margin}.",
             )
         if not 0 <= self.sparsity_target <= 1:
             raise ConfigError(
                 "ObjectiveConfig.sparsity_target is between 0 and 1",
                 got=self.sparsity_target,
-                remedy=f"The default is {type(self).sparsity_target}.",
+                remedy=f"Leave it out for the default, {type(self).sparsity_target}.",
             )
 
 
