@@ -1,7 +1,7 @@
 """The engine beside plain `model.generate`: one stream, eight sessions at once, long histories.
 
     python benchmarks/chat.py [--model builtin,qwen3-0.6b] [--only single,batch,history]
-                              [--tokens 64] [--rounds 3] [--longest 32768]
+                              [--tokens 64] [--rounds 3] [--longest 32768] [--layers 28]
 
 Contestants take their turns in every round, so that a busy machine is busy for both; the best round
 counts, by the clock and by the processor's time, which a busy machine disturbs less. `qwen3-0.6b`
@@ -105,6 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="builtin,qwen3-0.6b")
     parser.add_argument("--only", default="single,batch,history")
+    parser.add_argument(
+        "--layers", type=int, default=28, help="of qwen3-0.6b; fewer take less time"
+    )
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--longest", type=int, default=32768)
@@ -114,7 +117,7 @@ def main() -> None:
     for name in arguments.model.split(","):
         print(f"-- {name}, load {os.getloadavg()[0]:.1f}", flush=True)
         if {"single", "batch"} & set(parts):
-            engine = engine_of(name, context_window=WINDOW[name])
+            engine = engine_of(name, arguments.layers, context_window=WINDOW[name])
             no_end(engine)
             if "single" in parts:
                 single(engine, arguments.tokens, arguments.rounds)
@@ -122,7 +125,7 @@ def main() -> None:
                 batch(engine, arguments.tokens, arguments.rounds)
             del engine
         if "history" in parts:
-            engine = engine_of(name, layers=4, context_window=WINDOW[name])
+            engine = engine_of(name, 4, context_window=WINDOW[name])
             keep(name, follow_ups(engine, name, arguments.longest, arguments.rounds))
         print(f"-- load {os.getloadavg()[0]:.1f}", flush=True)
 
