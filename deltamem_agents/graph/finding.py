@@ -42,11 +42,14 @@ def find_reader(
             got=sorted(nodes),
             remedy="Pass the node's model as ThreadMemory(..., model=...).",
         )
-    for node in nodes.values():
-        call = node.describe(state, config)
-        return _reader(call), node.settings
+    for found in nodes.values():
+        return _reader(found.describe(state, config)), found.settings
     if _AGENT_NODE in graph.nodes:
-        captured: Captured | None = yield _ask(graph.nodes[_AGENT_NODE].bound, state, config)
+        node = graph.nodes[_AGENT_NODE].bound
+        captured: Captured | None = yield _ask(node, state, config)
+        if captured is not None and find_model(captured.call.model) is None:
+            # The last message goes to another model: the agent's own one answers an empty question.
+            captured = (yield _ask(node, {**state, "messages": []}, config)) or captured
         if captured is not None:
             return _reader(captured.call), captured.settings
     raise ConfigError(
