@@ -170,3 +170,10 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
     for page in DOCS.rglob("*.md"):
         assert f": {page.relative_to(DOCS)}\n" in navigation, page
+
+
+def test_the_site_fetches_no_script_from_elsewhere() -> None:
+    """The offline plugin names a script on a server, unless one of this name is ours."""
+    (ours,) = re.findall(r"polyfills: \[([^\]]*)\]", (ROOT / "mkdocs.yml").read_text("utf-8"))
+    assert ours == "assets/iframe-worker.js"
+    assert "IFrameWorker" in (DOCS / ours).read_text("utf-8")
