@@ -40,10 +40,11 @@ class Forgotten:
         facts: ids of the facts that are gone.
         purged: whether the database holds the old content no more: blobs and writes are deleted,
             and on SQLite the file's bytes are overwritten. False while another connection to the
-            SQLite file still reads an older state (call the saver's `purge()` later), with
-            savers other than `SQLAlchemySaver`, whose old rows this package cannot delete, and
-            where an agent inside the graph was told something in a run whose checkpoints are
-            missing, so that nothing tells whether it was in a forgotten turn.
+            SQLite file, or to that of an exact store elsewhere, still reads an older state (call
+            the saver's `purge()` later), with savers other than `SQLAlchemySaver`, whose old rows
+            this package cannot delete, and where an agent inside the graph was told something in
+            a run whose checkpoints are missing, so that nothing tells whether it was in a
+            forgotten turn.
     """
 
     message_ids: tuple[str, ...]
