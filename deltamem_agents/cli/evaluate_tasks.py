@@ -65,6 +65,26 @@ def mqar(
 
 
 @evaluation.command()
+def mixed(
+    count: Count = 50,
+    seed: Seed = 0,
+    model: Model = None,
+    adapter: Adapter = None,
+    window: Annotated[int, typer.Option(help="Visible tokens.")] = 256,
+    subjects: Subjects = "memory,store,both",
+    save: Save = None,
+    workers: Workers = 8,
+) -> None:
+    """Memory alone, exact store alone and both: told, revised, never told, small talk."""
+    from deltamem_agents.evaluation.tasks.mixed import Mixed
+
+    perform(
+        Run(model, adapter, window, subjects, save, workers),
+        lambda cast: Mixed(cast.reader, count=count, seed=seed),
+    )
+
+
+@evaluation.command()
 def needle(
     lengths: Lengths = "100,200,400,800",
     needles: Annotated[int, typer.Option(help="Pairs hidden; one is asked.")] = 1,

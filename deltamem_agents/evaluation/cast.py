@@ -19,6 +19,7 @@ from deltamem_agents.evaluation.baselines.retrieval import (
     by_meaning,
     by_words,
 )
+from deltamem_agents.evaluation.baselines.routed import Routed
 from deltamem_agents.evaluation.frame import Subject
 from deltamem_agents.evaluation.subjects import (
     MEMORIES,
@@ -136,6 +137,8 @@ class Cast:
             "memorybank": self._memorybank,
             "context2lora": lambda: ContextLora(self.narrow, self.settings.lora),
             "mlp": lambda: MlpMemory(self.narrow, self.settings.mlp),
+            "store": lambda: Routed("store", "exact store alone"),
+            "both": lambda: Routed("both", "memory and exact store", self.subject("memory")),
         }
 
     def _off(self) -> Subject:

@@ -1,6 +1,7 @@
 """Exact facts verbatim with their source; everything else from the weights."""
 
 from deltamem_agents.router.answer import Answer
+from deltamem_agents.router.by_model import by_model
 from deltamem_agents.router.facts import Citation, Fact, ForgetReport, Hit, Scope
 from deltamem_agents.router.policy import Decision
 from deltamem_agents.router.router import HybridRouter
@@ -17,5 +18,6 @@ __all__ = [
     "Hit",
     "HybridRouter",
     "Scope",
+    "by_model",
     "scope_of",
 ]

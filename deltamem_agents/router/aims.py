@@ -21,7 +21,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-from deltamem_agents.router.phrases import PEOPLE
+from deltamem_agents.router.phrases import is_person
 from deltamem_agents.router.reading import Models, best, models, score, shares
 from deltamem_agents.router.slots import Features, slots
 from deltamem_agents.router.typed import typed_values
@@ -43,11 +43,6 @@ def _aims(text: str, weights: Models) -> tuple[float, ...]:
     found = features(words)
     seen = [tuple(f"{aim} {one}" for one in found) for aim in AIMS]
     return tuple(shares([score(one, weights.aims) for one in seen]))
-
-
-def is_person(attribute: str) -> bool:
-    """Whether "my ..." is a person rather than something that has a value."""
-    return attribute.lower().split()[0] in PEOPLE
 
 
 Word = tuple[str, str]  # what is seen of it: in full ("turn", "-ing"), and its class

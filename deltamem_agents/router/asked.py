@@ -25,7 +25,7 @@ from functools import lru_cache
 from deltamem_agents.router.analyze import stem
 from deltamem_agents.router.facts import Fact
 from deltamem_agents.router.reading import Models, models, score
-from deltamem_agents.router.slots import Features
+from deltamem_agents.router.slots import Features, holder, slots
 from deltamem_agents.router.words import Token, cut, shape, word_class
 
 # Head nouns that people leave out: "her email" for "her email address".
@@ -36,6 +36,13 @@ _AWAIT_WORDS = """
 do does did will would can could shall should may might must
 """
 _AWAITS = frozenset(_AWAIT_WORDS.split())
+
+
+@lru_cache(maxsize=1024)
+def slots_in(question: str) -> frozenset[tuple[str, str]]:
+    """Subjects and attributes that a question may name, however its phrases end."""
+    groups = slots(_tokens(question), question)
+    return frozenset((holder(one.subject), one.attribute) for group in groups for one in group)
 
 
 @dataclass(frozen=True)

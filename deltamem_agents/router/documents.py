@@ -23,7 +23,7 @@ from deltamem_agents.router.store import FactStore
 
 def drafts_of(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
     """A document's own draft (its whole text) and the facts that it states; none closes another."""
-    stated = extract(text, keep_secrets=keep_secrets)
+    stated = [d for d in extract(text, keep_secrets=keep_secrets) if d.kind != "mention"]
     whole = Draft("document", "", "", text, 0, len(text), "")
     return (whole, *(replace(draft, revisable=False) for draft in stated))
 
@@ -124,6 +124,7 @@ def _facts(document: Document) -> list[Fact]:
             metadata=dict(document.metadata),
         )
         for ordinal, draft in enumerate((drafts_of(text)[0], *extract(text)))
+        if draft.kind != "mention"
     ]
 
 

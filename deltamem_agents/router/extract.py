@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from deltamem_agents.router.analyze import STOP
 from deltamem_agents.router.facts import Draft
 from deltamem_agents.router.plain import Statement, asks, sentence_spans, statements
 from deltamem_agents.router.reading import SURE
-from deltamem_agents.router.secrets import redact, secret_spans
+from deltamem_agents.router.secrets import names_secret, redact, secret_spans
 from deltamem_agents.router.typed import Typed, typed_values
 from deltamem_agents.router.words import is_command
 
@@ -30,11 +31,14 @@ def extract(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
         redacted ones (there the span says where the secret stood).
     """
     text = text[:TEXT_LIMIT]
-    hidden = [] if keep_secrets else secret_spans(text)
     typed = typed_values(text)
     drafts = [_plain(text, one, typed) for one in statements(text, typed)]
     # What is unsure may be something else: the typed values in it are kept by themselves, too.
-    covered = [(d.start, d.end) for d in drafts if d.sure >= SURE or d.kind != "plain"]
+    covered = [
+        (d.start, d.end)
+        for d in drafts
+        if d.kind != "mention" and (d.sure >= SURE or d.kind != "plain")
+    ]
     for start, end in sentence_spans(text):
         if asks(text[start:end]):
             continue
@@ -45,11 +49,27 @@ def extract(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
             and not any(left <= value.start and value.end <= right for left, right in covered)
         ]
     drafts.sort(key=lambda draft: (draft.start, draft.end))
+    return hide_secrets(text, drafts, keep_secrets=keep_secrets)
+
+
+def hide_secrets(
+    text: str, drafts: Sequence[Draft], *, keep_secrets: bool = False
+) -> tuple[Draft, ...]:
+    """The drafts with what looks like a secret, or is called one, redacted unless it is kept."""
+    if keep_secrets:
+        return tuple(drafts)
+    called = [(draft.start, draft.end) for draft in drafts if names_secret(draft.attribute)]
+    hidden = sorted({*secret_spans(text), *called})
     return tuple(_hide(text, draft, hidden) for draft in drafts)
 
 
 def _plain(text: str, told: tuple[Statement, int, int], typed: list[Typed]) -> Draft:
     statement, start, end = told
+    if statement.mention:
+        said = text[start:end].rstrip()
+        about = statement.subject, statement.attribute
+        spoken = (said, start, start + len(said), said, False, 0.0, statement.others)
+        return Draft("mention", *about, *spoken)
     statement = replace(statement, end=_value_end(text, statement, typed))
     value = text[statement.start : statement.end]
     kind = next(
@@ -100,7 +120,9 @@ _CLOSED = frozenset(
         "time",
     ]
 )
-_GOES_ON = re.compile(r"\s*(?:[-/+(]|(?:a|an|per|each|every|to|until|and|or|by)\b|[A-Z0-9])")
+_GOES_ON = re.compile(
+    r"\s*(?:[-/+(]|(?:a|an|per|each|every)\b|(?:to|until|and|or|by)\s+[\d$€£A-Z]|[A-Z0-9])"
+)
 
 
 def _value_end(text: str, statement: Statement, typed: list[Typed]) -> int:

@@ -55,7 +55,9 @@ class Draft:
     """A fact as read from a text, before it has a place in the store.
 
     Attributes:
-        kind: "url", "date", ... for typed values, "plain" for words, "document", "secret".
+        kind: "url", "date", ... for typed values, "plain" for words, "document", "secret", or
+            "mention": the value is a sentence on what the fact is about that could not be read.
+            It closes nothing, is not searched for, and stands against what was told before.
         subject: who or what it is about ("user", "user's sister"); "" when not said.
         attribute: what about it ("name", "port"); for bare typed values the kind.
         value: text[start:end], verbatim.

@@ -13,6 +13,7 @@
 | `attribute` | the best fact's attribute is asked for, in its words or by an alias |
 | `named` | probability that the best fact's name in the question asks for it (`asked`) |
 | `kind` | the question asks for the best fact's kind of value ("when" - a date) |
+| `misfit` | the question asks for another kind of value ("when" - an order number) |
 | `gap` | how far the best fact's score lies above that of the next other value |
 | `reverse` | the question holds the best fact's value |
 | `conflict` | another active value stands against the best fact's |
@@ -27,10 +28,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
-from deltamem_agents.router.aims import aims, is_person
+from deltamem_agents.router.aims import aims
 from deltamem_agents.router.analyze import aliases, content, names_self, tokens
 from deltamem_agents.router.asked import names
 from deltamem_agents.router.facts import Fact, Hit
+from deltamem_agents.router.phrases import is_person
 from deltamem_agents.router.reading import best, models
 from deltamem_agents.router.slots import Slot, slots
 from deltamem_agents.router.typed import typed_values
@@ -80,6 +82,7 @@ class Features:
     attribute: float = 0.0
     named: float = 0.0
     kind: float = 0.0
+    misfit: float = 0.0
     gap: float = 0.0
     reverse: float = 0.0
     conflict: float = 0.0
@@ -123,6 +126,7 @@ def features_of(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ())
         attribute=_attribute_fits(first.fact, query, words),
         gap=max(1.0 - other / first.bm25, 0.0) if first.bm25 > 0 else 0.0,
         kind=_kind_fits(first.fact, query),
+        misfit=float(_misfits(first.fact, query)),
         reverse=float(set(tokens(first.fact.value)) <= set(tokens(query))),
         conflict=float(bool(conflicts)),
         sure=first.fact.sure,
@@ -152,6 +156,7 @@ def fit(query: str, fact: Fact) -> float:
     return (
         4.0 * names(query, fact)
         - 3.0 * bool(set(tokens(fact.value)) <= set(tokens(query)))
+        - 3.0 * _misfits(fact, query)
         + _subject_fits(fact, query, words)
         + _attribute_fits(fact, query, words)
         + _kind_fits(fact, query) * (not fact.subject)
@@ -178,6 +183,13 @@ def _attribute_fits(fact: Fact, query: str, words: set[str]) -> float:
     if not fact.subject and _kind_fits(fact, query):
         return 1.0
     return len(named & words) / len(named) if named else 0.0
+
+
+def _misfits(fact: Fact, query: str) -> bool:
+    """Whether the word that asks wants another kind of value than the fact has."""
+    asked = {kind for form, kinds in _ASKED_WAY if form.search(query) for kind in kinds}
+    held = {value.kind for value in typed_values(fact.value)}
+    return bool(asked and held) and not _WHERE.search(query) and asked.isdisjoint(held)
 
 
 def _kind_fits(fact: Fact, query: str) -> float:

@@ -8,10 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from deltamem_agents.router.analyze import opaque
+from deltamem_agents.router.analyze import content, opaque
+from deltamem_agents.router.asked import names, slots_in
 from deltamem_agents.router.facts import Fact, Scope
 from deltamem_agents.router.keyword import COMMON, SELF_WORD, candidates, counts, words_of
-from deltamem_agents.router.rows import closed_by, visible_in
+from deltamem_agents.router.rows import closed_by, slot_named, visible_in
 from deltamem_agents.router.shelf import Shelf
 
 
@@ -32,6 +33,27 @@ class Matches:
     active: Sequence[int]
     fact: Callable[[int], Fact]
     counted: Mapping[str, int] = field(default_factory=dict)
+
+
+def named(shelf: Shelf, connection: Connection, scope: Scope, query: str) -> Matches | None:
+    """The facts whose names stand in a question, found by their slots; None if there are none.
+
+    Args:
+        shelf: whose tables.
+        connection: inside the operation's transaction.
+        scope: whose, and which branch.
+        query: the question; "my port and Anna's gate" names two facts.
+    """
+    keys = {shelf.keyed(slot_named(*pair)) for pair in slots_in(query)}
+    if not keys:
+        return None
+    held = shelf.visible(connection, scope, shelf.tables.facts.c.slot.in_(sorted(keys)))
+    asked = [f for f in held if f.active and f.kind != "mention" and names(query, f) > 0.5]
+    if not asked:
+        return None
+    facts = {fact.number: fact for fact in asked}
+    words = {number: words_of(fact) for number, fact in facts.items()}
+    return Matches(content(query), words, list(facts), facts.__getitem__)
 
 
 def matching(
@@ -109,6 +131,10 @@ def _matching_sealed(
 ) -> Matches:
     facts = {fact.number: fact for fact in shelf.visible(connection, scope)}
     every = {number: words_of(fact) for number, fact in facts.items()}
-    words = {number: held for number, held in every.items() if set(terms) & set(held)}
+    words = {
+        number: held
+        for number, held in every.items()
+        if set(terms) & set(held) and facts[number].kind != "mention"
+    }
     active = [number for number in words if facts[number].active]
     return Matches(terms, words, active, facts.__getitem__)

@@ -46,6 +46,13 @@ supervisor nurse pastor fiance therapist mechanic hairdresser colleague assistan
 parents family kids grandparents team
 """
 PEOPLE = frozenset(_PEOPLE_WORDS.split())
+
+
+def is_person(attribute: str) -> bool:
+    """Whether "my ..." is a person rather than something that has a value."""
+    return attribute.lower().split()[0] in PEOPLE
+
+
 # verb phrase after the subject -> attribute, whether a newer value takes the older one's place
 VERBS: tuple[tuple[str, str, bool], ...] = (
     (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from deltamem_agents.router.grammar import LABELS, STATED, Found
-from deltamem_agents.router.phrases import LEAD, PEOPLE, TAIL
+from deltamem_agents.router.phrases import LEAD, PEOPLE, TAIL, is_person
 from deltamem_agents.router.reading import read
 from deltamem_agents.router.slots import holder
 from deltamem_agents.router.typed import Typed
@@ -29,6 +29,7 @@ class Statement:
     revisable: bool = True
     sure: float = 1.0  # the probability that it is stated
     others: tuple[tuple[str, str], ...] = ()  # subjects and attributes that it may be about instead
+    mention: bool = False  # text[start:end] speaks of it, and what it says could not be read
 
 
 _THAT = re.compile(r"that\s+(?=\S)", re.IGNORECASE)
@@ -64,16 +65,28 @@ def statements(text: str, typed: Sequence[Typed]) -> Iterator[tuple[Statement, i
 def _of_sentence(text: str, start: int, end: int, typed: Sequence[Typed]) -> list[Statement]:
     named = list(_named(text, start, end, typed))
     stated: list[Statement] = []
-    for left, right in _clauses(text, start, end, {at for at, _ in named}):
+    for left, right in _clauses(text, start, end, {at for at, one in named if not one.mention}):
         found = _read(text, left, right, STATED)
+        if found is None:
+            continue
         # A value that names a slot with its own value is none: "I picked up that my ... is ..."
-        if found is not None and not any(found.start <= at < found.end for at, _ in named):
+        inside = [one for at, one in named if found.start <= at < found.end]
+        if all(one.mention for one in inside):
             stated.append(found)
             named = [(at, one) for at, one in named if not left <= at < right]
     stated += [one for _, one in named]
-    if not stated and (label := _read(text, start, end, LABELS)) is not None:
+    told = {_slot(one) for one in stated if not one.mention}
+    stated = [o for o in stated if not o.mention or told.isdisjoint([_slot(o), *o.others])]
+    if (
+        all(one.mention for one in stated)
+        and (label := _read(text, start, end, LABELS)) is not None
+    ):
         stated.append(label)
     return stated
+
+
+def _slot(statement: Statement) -> tuple[str, str]:
+    return statement.subject, statement.attribute
 
 
 def _named(
@@ -82,12 +95,17 @@ def _named(
     """The fitted reader's statements, each with the place of its slot."""
     for told in read(text, start, end, typed):
         subject, attribute = told.slot.subject, told.slot.attribute
+        others = tuple((holder(one.subject), one.attribute.lower()) for one in told.others)
+        if told.mention:
+            if subject != "I" or not is_person(attribute):
+                about = holder(subject), attribute.lower()
+                yield told.at, Statement(*about, told.start, told.end, False, 0.0, others, True)
+            continue
         if told.article and attribute.lower() in PEOPLE:  # "my sister is a nurse"
             subject = f"my {attribute}" if subject == "I" else f"{subject}'s {attribute}"
             attribute = "job"
         found = _placed((subject, attribute, told.start, told.end, True), text, 0)
         if found is not None:
-            others = tuple((holder(one.subject), one.attribute.lower()) for one in told.others)
             yield told.at, replace(found, sure=told.sure, others=others)
 
 

@@ -188,11 +188,11 @@ def decide(
 
 def safe(query: str, found: Features, hits: Sequence[Hit]) -> bool:
     """Whether the best fact may answer by itself: it is about what was asked, and undisputed."""
-    if not hits or found.conflict or hits[0].fact.kind == "document":
+    if not hits or found.conflict or found.misfit or hits[0].fact.kind == "document":
         return False
     if found.named > 0.5:
         return True
-    if found.named == 0.0 and asks_owned(query):
+    if found.named == 0.0 and found.coverage < 0.999 and asks_owned(query):
         return False  # somebody's order number is asked for, and this is not it
     return bool(found.subject >= 0.999 and max(found.attribute, found.kind) > 0.5)
 

@@ -28,7 +28,9 @@ LONGEST = 10  # tokens of a value
 # needless fact is only met by a question that names its slot.
 MARGIN = 1.0
 SURE = 0.6  # of a value: below, the statement stands beside what was told before and closes nothing
-LEAST = 0.1  # of a value: below, nothing is stated
+LEAST = 0.15  # of any value: below, nothing is stated
+# Of any value: below, and without a typed value beside the slot, the slot is spoken of in passing.
+PASSING = 0.03
 OTHER = 0.05  # of a name's end: another slot that the sentence may mean
 Value = tuple[int, int] | None  # tokens[start:end]
 Weights = Mapping[str, float]
@@ -100,6 +102,8 @@ class Told:
         article: whether an article precedes the value.
         sure: the probability that this value is stated.
         others: slots of a longer or shorter name that it may be about instead.
+        mention: the slot is spoken of, and what is said of it could not be read: start and end are
+            the sentence's.
     """
 
     slot: Slot
@@ -109,6 +113,7 @@ class Told:
     article: bool
     sure: float
     others: tuple[Slot, ...]
+    mention: bool = False
 
 
 def read(text: str, start: int, end: int, typed: Sequence[Typed]) -> Iterator[Told]:
@@ -131,18 +136,19 @@ def read(text: str, start: int, end: int, typed: Sequence[Typed]) -> Iterator[To
     for place in sorted(range(len(named)), key=lambda place: -stated[place][1]):
         slot, p = named[place], likely[place]
         value, sure, any_value = _stated(tokens, slot, taken, weights.values)
+        others = tuple(
+            o for o, q in zip(groups[place], p, strict=True) if q > OTHER and o is not slot
+        )
+        at = tokens[slot.start].start
         if value is None or any_value < LEAST or denied(text, start, tokens, slot, value):
+            beside = {n for n, t in enumerate(tokens) if t.typed} - taken
+            if beside or any_value >= PASSING:
+                yield Told(slot, at, start, end, False, 0.0, others, mention=True)
             continue
         taken |= set(range(*value))
-        yield Told(
-            slot,
-            tokens[slot.start].start,
-            tokens[value[0]].start,
-            tokens[value[1] - 1].end,
-            bool(value[0]) and tokens[value[0] - 1].low in ("a", "an"),
-            sure,
-            tuple(o for o, q in zip(groups[place], p, strict=True) if q > OTHER and o is not slot),
-        )
+        left, right = tokens[value[0]].start, tokens[value[1] - 1].end
+        article = bool(value[0]) and tokens[value[0] - 1].low in ("a", "an")
+        yield Told(slot, at, left, right, article, sure, others)
 
 
 def _stated(
@@ -185,7 +191,7 @@ def denied(text: str, start: int, tokens: Sequence[Token], slot: Slot, value: Va
     assert value is not None
     first, last = min(slot.start, value[0]), max(slot.start, value[0])
     before = _PARTS.split(_KEPT_IN_MIND.sub("", text[start : tokens[first].start]))[-1]
-    between = text[tokens[first].start : tokens[last].start]
+    between = _PARTS.split(text[tokens[first].start : tokens[last].start])[-1]
     return bool(_DENIED.search(before) or _DENIES.search(between))
 
 

@@ -23,7 +23,7 @@ def slot_of(draft: Draft) -> str:
 
     Without the scope, which every query names beside it: a copied thread's slots stay the same.
     """
-    if not draft.revisable or not draft.attribute:
+    if not (draft.revisable or draft.kind == "mention") or not draft.attribute:
         return ""
     return slot_named(draft.subject, draft.attribute)
 

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Engine
 
 from deltamem_agents.router.analyze import content, names_self
 from deltamem_agents.router.facts import Fact, Hit, Scope
-from deltamem_agents.router.keyword import bm25
-from deltamem_agents.router.matching import matching
+from deltamem_agents.router.keyword import COMMON, bm25
+from deltamem_agents.router.matching import matching, named
 from deltamem_agents.router.shelf import Shelf
 from deltamem_agents.router.transactions import read
 from deltamem_agents.router.vector import VectorIndex, fuse
@@ -69,12 +69,16 @@ class _Found:
 def _by_keyword(
     connection: Connection, shelf: Shelf, query: str, scope: Scope, k: int, complete: bool
 ) -> list[_Found]:
-    found = matching(
-        shelf, connection, scope, content(query), k, own=names_self(query), complete=complete
-    )
+    found = None if complete else named(shelf, connection, scope, query)
+    total = COMMON  # words of a fact that was found by its name need not be counted
+    if found is None:
+        found = matching(
+            shelf, connection, scope, content(query), k, own=names_self(query), complete=complete
+        )
+        total = shelf.count(connection, scope) if found.active else 0
     if not found.active:
         return []
-    scores = bm25(found.terms, found.words, shelf.count(connection, scope), found.counted)
+    scores = bm25(found.terms, found.words, total, found.counted)
     hits = [_Found(number, *scores[number], found.fact) for number in found.active]
     return sorted(hits, key=lambda hit: (-hit.bm25, -hit.number))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
-_NAMED = re.compile(
-    r"\b(?P<name>password|passwd|passcode|pass ?phrase|secret(?: key)?|api[ _-]?key|access[ _-]?key"
+_NAME = (
+    r"\b(?:password|passwd|passcode|pass ?phrase|secret(?: key)?|api[ _-]?key|access[ _-]?key"
     r"|private key|auth(?:entication)? token|access token|bearer token|pin(?: code)?|cvv|cvc)\b"
-    r"(?:\s+(?:for|of|to)\s+(?:\S+\s+){1,4}?)?\s*(?:is now|is|was|to|will be|=|:|as)\s*"
+)
+_IS_NAME = re.compile(_NAME, re.IGNORECASE)
+_NAMED = re.compile(
+    _NAME + r"(?:\s+(?:for|of|to)\s+(?:\S+\s+){1,4}?)?\s*(?:is now|is|was|to|will be|=|:|as)\s*"
     r"[\"'`“]?(?P<value>[^\s\"'`“”,;]+(?:(?<!\.))?)",
     re.IGNORECASE,
 )
@@ -47,6 +50,11 @@ def secret_spans(text: str) -> list[tuple[int, int]]:
         elif start < end:
             merged.append((start, end))
     return merged
+
+
+def names_secret(attribute: str) -> bool:
+    """Whether an attribute is one whose values are secrets ("wifi password")."""
+    return _IS_NAME.search(attribute) is not None
 
 
 def redact(text: str, spans: list[tuple[int, int]]) -> str:

@@ -178,7 +178,8 @@ class Shelf:
             "body": self.seal(body),
         }
         fact = fact_of(SimpleNamespace(number=0, **row), body)
-        row["words"] = None if self.encrypted else index_text(scope.key, words_of(fact))
+        found = not self.encrypted and fact.kind != "mention"  # that is met by its slot only
+        row["words"] = index_text(scope.key, words_of(fact)) if found else None
         key = connection.execute(self.tables.facts.insert().values(row)).inserted_primary_key
         assert key is not None  # the insert asks for it
         fact = replace(fact, number=key[0])
@@ -188,7 +189,7 @@ class Shelf:
 
     def _about(self, connection: Connection, scope: Scope, draft: Draft) -> Draft:
         """The draft, of another slot that it may be about if only that one is known here."""
-        if not draft.others or not draft.revisable:
+        if not draft.others:
             return draft
         named = [(draft.subject, draft.attribute), *draft.others]
         slots = [self.keyed(slot_named(*one)) for one in named]

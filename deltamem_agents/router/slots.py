@@ -10,7 +10,10 @@ from deltamem_agents.router.words import Token, commands, shape, word_class
 
 _OWN = ("my", "our")
 # "The new value of Anna's port" is about Anna's port; "the name of Anna's cat" is about the cat.
-WRAPPERS = ("value", "answer", "entry", "setting", "figure", "record", "status", "information")
+WRAPPERS = (
+    *("value", "answer", "entry", "setting", "figure", "record", "status", "information"),
+    *("one", "ones", "version", "latest"),
+)
 _DETERMINERS = (*_OWN, "the", "his", "her", "their", "this")
 LONGEST = 5  # words of an attribute
 Features = tuple[str, ...]
@@ -71,11 +74,15 @@ def _run(tokens: Sequence[Token], at: int) -> int:
 def _name(tokens: Sequence[Token], at: int) -> int:
     """The end of a capitalised name of up to four words."""
     end = at
-    if at == 0 and shape(tokens, 0) in ("-ing", "-ed"):
-        return end  # "Regarding Anna's ..."
+    if at == 0 and (shape(tokens, 0) in ("-ing", "-ed") or _shouted(tokens[0].text)):
+        return end  # "Regarding Anna's ...", "FYI Anna's ..."
     while end < min(len(tokens), at + 4) and tokens[end].open and tokens[end].text[0].isupper():
         end += 1
     return end
+
+
+def _shouted(word: str) -> bool:
+    return len(word) > 1 and word.isupper()
 
 
 def _owned(tokens: Sequence[Token], at: int, text: str) -> list[Slot]:

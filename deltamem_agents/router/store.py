@@ -14,10 +14,11 @@ from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.fact_schema import make_fact_schema
 from deltamem_agents.checkpoint.fact_tables import fact_tables
 from deltamem_agents.errors import FactStoreError
-from deltamem_agents.router.extract import extract
-from deltamem_agents.router.facts import Draft, Fact, ForgetReport, Hit, Scope
+from deltamem_agents.router.by_model import Extractor
+from deltamem_agents.router.facts import Fact, ForgetReport, Hit, Scope
 from deltamem_agents.router.forget import forget
-from deltamem_agents.router.messages import Heard, Message, heard
+from deltamem_agents.router.listening import Listener
+from deltamem_agents.router.messages import Heard, Message
 from deltamem_agents.router.outdated import renew
 from deltamem_agents.router.rows import lineage_of
 from deltamem_agents.router.search import search
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
 
     from deltamem_agents.router.documents import FactRetriever
-
-Drafts = dict[str, tuple[Draft, ...]]
 
 
 class FactStore:
@@ -46,6 +45,8 @@ class FactStore:
         keep_secrets: keep passwords, keys and card numbers instead of "[redacted]".
         read_assistant: also read facts from the assistant's messages; they never take the place
             of what the user or a tool said.
+        extractor: reads more facts from each message, such as `by_model(chat_model)`; accepted
+            only if the value stands in the message, letter by letter.
         clock: seconds since 1970, UTC.
     """
 
@@ -56,16 +57,17 @@ class FactStore:
         embeddings: Embeddings | None = None,
         keep_secrets: bool = False,
         read_assistant: bool = False,
+        extractor: Extractor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         context: Context | None = getattr(saver, "context", None)
         self.engine, self.tenant = saver.engine, saver.tenant
-        self.keep_secrets, self.read_assistant = keep_secrets, read_assistant
         self.tables = fact_tables()
         if context is not None:
             self.tables = fact_tables(context.tables.schema, context.tables.prefix)
         coder = context.coder if context is not None else None
         self.shelf = Shelf(self.tables, self.tenant, clock, coder)
+        self.listener = Listener(self.shelf, keep_secrets, read_assistant, extractor)
         self.vectors = None
         if embeddings is not None:
             self.vectors = VectorIndex(self.engine, self.shelf, embeddings)
@@ -100,7 +102,7 @@ class FactStore:
             The facts that are new.
         """
         self._own(scope)
-        told, drafts = self._read(messages)
+        told, drafts = self.listener.read(messages)
         if not drafts:
             return ()
         return write(self.engine, lambda c: self.shelf.record(c, scope, told, drafts))
@@ -119,7 +121,7 @@ class FactStore:
             The scope with the new head; the same scope if there was no new fact.
         """
         self._own(scope)
-        told, drafts = self._read(messages)
+        told, drafts = self.listener.read(messages)
         if not drafts:
             return scope
 
@@ -163,7 +165,9 @@ class FactStore:
             one = Heard("tool", document.page_content, name)
             digest = self.shelf.keyed(one.digest)
             told[digest], more[digest] = one, dict(document.metadata)
-        drafts = {d: drafts_of(o.text, keep_secrets=self.keep_secrets) for d, o in told.items()}
+        drafts = {
+            d: drafts_of(o.text, keep_secrets=self.listener.keep_secrets) for d, o in told.items()
+        }
         if not facts:
             drafts = {digest: found[:1] for digest, found in drafts.items()}
         return write(self.engine, lambda c: self.shelf.record(c, scope, told, drafts, more))
@@ -193,7 +197,7 @@ class FactStore:
             FactStoreError: no such active fact, or the statement says nothing about it.
         """
         self._own(scope)
-        told, drafts = self._read([statement])
+        told, drafts = self.listener.read([statement])
 
         return write(self.engine, lambda c: self.shelf.revise(c, scope, fact_id, told, drafts))
 
@@ -230,7 +234,8 @@ class FactStore:
             scope: whose.
             k: at most that many.
             complete: where fewer than k facts hold all of the words, fill up with facts that hold
-                some. A router that looks for one fact does without, which is faster.
+                some. A router that looks for one fact does without, which is faster: facts whose
+                names stand in the question are then found by them, with no search of words.
         """
         self._own(scope)
         found = self.engine, self.shelf, self.vectors
@@ -271,7 +276,7 @@ class FactStore:
             "facts": read(self.engine, self.shelf.count),
             "search": "keyword" if self.vectors is None else "keyword and vectors",
             "encrypted": self.shelf.encrypted,
-            "secrets": "kept" if self.keep_secrets else "redacted",
+            "secrets": "kept" if self.listener.keep_secrets else "redacted",
         }
 
     # ------------------------------------------------------------------ inside
@@ -283,11 +288,3 @@ class FactStore:
                 got=scope.tenant,
                 remedy="Open a saver for that tenant.",
             )
-
-    def _read(self, messages: Iterable[Message]) -> tuple[dict[str, Heard], Drafts]:
-        told = {self.shelf.keyed(o.digest): o for o in map(heard, messages) if self._listens(o)}
-        found = {d: extract(o.text, keep_secrets=self.keep_secrets) for d, o in told.items()}
-        return told, {digest: drafts for digest, drafts in found.items() if drafts}
-
-    def _listens(self, one: Heard) -> bool:
-        return one.role in ("user", "tool") or (one.role == "assistant" and self.read_assistant)

@@ -80,7 +80,7 @@ class VectorIndex:
             .where(facts.c.scope == scope.key, vectors.c.fact.is_(None))
             .order_by(facts.c.number)
         )
-        return [self.shelf.fact(row) for row in rows]
+        return [fact for row in rows if (fact := self.shelf.fact(row)).kind != "mention"]
 
     def _insert(
         self, connection: Connection, scope: Scope, facts: Sequence[Fact], vectors: Matrix

@@ -140,6 +140,8 @@ def test_a_number_in_the_name_belongs_to_the_name() -> None:
     [
         ("The password for the wifi is hunter2!", "hunter2"),
         ("my api key is sk-abcdefghijklmnop1234", "sk-abcdefghijklmnop1234"),
+        ("They gave me hunter2 as my wifi password.", "hunter2"),
+        ("Make xyzzy my new passcode.", "xyzzy"),
         ("my passphrase is opensesame", "opensesame"),  # it opens something, whatever its name
         ("pay with 4111 1111 1111 1111 please", "4111 1111 1111 1111"),
         ("use postgres://root:s3cr3tpw@db.example/x", "s3cr3tpw"),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deltamem_agents.errors import FileFormatError
+from deltamem_agents.errors import ConfigError, FileFormatError
+from deltamem_agents.evaluation.baselines.routed import NOT_TOLD, Routed
+from deltamem_agents.evaluation.frame import Cost, Episode, Question, Reply
 from deltamem_agents.evaluation.tasks.router import evaluate_router
 from deltamem_agents.evaluation.tasks.router_locomo import load_locomo, recall, store_ranker
 from deltamem_agents.router.features import Features
@@ -63,3 +68,42 @@ def test_locomo_is_read_and_ranked(tmp_path: Path) -> None:
     path.write_text("[{}]")
     with pytest.raises(FileFormatError, match=r"locomo10\.json"):
         load_locomo(path)
+
+
+def test_the_store_alone_answers_what_it_was_told_and_nothing_else() -> None:
+    told = ({"role": "user", "content": "my gate is B7"}, {"role": "assistant", "content": "Ok."})
+    episode = Episode("one", told, ())
+    with Routed("store", "store").hold(episode, episode) as held:
+        assert held.ask(Question("What is my gate?"), 8).text == "Your gate is B7."
+        assert held.ask(Question("What is my port?"), 8).text == NOT_TOLD
+        assert held.cost.bytes > 0
+        with pytest.raises(ConfigError, match="not probabilities"):
+            held.likelihood(Question("What is my gate?"), "B7")
+
+
+def test_both_ask_the_memory_with_the_facts_at_hand() -> None:
+    """The store answers what is exact; the rest goes to the other subject, with quoted facts."""
+    asked: list[str] = []
+
+    class Echo:
+        name, title, parallel = "echo", "echo", True
+
+        @contextmanager
+        def hold(self, episode: Episode, other: Episode) -> Iterator[Any]:
+            yield self
+
+        cost = Cost(bytes=7)
+
+        def ask(self, question: Question, max_tokens: int) -> Reply:
+            asked.append(question.text)
+            return Reply("echoed")
+
+    episode = Episode("one", ({"role": "user", "content": "my gate is B7"},), ())
+    with Routed("both", "both", Echo()).hold(episode, episode) as held:  # type: ignore[arg-type]
+        assert held.ask(Question("What is my gate?"), 8).text == "Your gate is B7."
+        assert held.ask(Question("Tell me a joke."), 8).text == "echoed"
+        assert held.ask(Question("Write a note with my gate in it."), 8).text == "echoed"
+    assert asked[0] == "Tell me a joke."
+    assert '"B7"' in asked[1]
+    assert asked[1].endswith("Write a note with my gate in it.")
+    assert held.cost.bytes > 7

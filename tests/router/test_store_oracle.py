@@ -96,7 +96,7 @@ def test_any_sequence_agrees_with_the_oracle(saver: SQLAlchemySaver, steps: list
 
 
 def test_what_the_assistant_says_closes_nothing_of_the_users(store: FactStore) -> None:
-    store.read_assistant = True
+    store.listener.read_assistant = True
     scope = Scope(store.tenant, "alice")
     router = HybridRouter(store)
     store.record({"role": "user", "content": "my gate is B7", "id": "m1"}, scope)

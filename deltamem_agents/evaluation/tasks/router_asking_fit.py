@@ -22,12 +22,21 @@ from deltamem_agents.router.typed import typed_values
 from deltamem_agents.router.words import Token, cut
 
 NESTED = 0.35  # how often a phrasing is also shown about something else; people seldom do
+TURNED = 0.2  # how often the owner follows: "the port of the server"
 VAGUE = 0.3  # share of words that are shown by their form only
 Choice = tuple[list[Features], int]
 # Nouns of which something named may be a part, or which may follow it in a longer name.
 _NOUNS = """
 photo copy cover history page owner colour reason picture label holder plate box office story price
-screen manager folder key team deposit list contract history sticker drawer size name bill
+screen manager folder key team deposit list contract sticker drawer size name bill account agency
+app area bag battery board book bottle button cable card case chair charger class club company cost
+counter database date department desk device door driver expert extension fee field file floor form
+format frame game garden group guide increase insurance invoice job kit lamp letter license limit
+line lock log machine mail map market meeting menu model month note package part partner party path
+pattern people period phone plan policy position problem process product program project protocol
+provider range rate report reset rule schedule school section server service settings sheet shop
+sign site space staff station store street style supplier system table target tax test ticket tool
+topic tower town type unit user value vendor version wall week window worker year zone
 """
 
 
@@ -40,7 +49,8 @@ def asked_choices(seed: int, rounds: int, split: Split) -> Iterator[Choice]:
         made = [*spoken(draw, "ask", len(known)), *spoken(draw, "write", len(known) // 2)]
         for template in [*known, *made]:
             slot = world._slots(1)[0]
-            text = world._fill(template, slot, "")
+            turned = draw.random() < TURNED
+            text = world._fill(template.replace("{s}", "{of}") if turned else template, slot, "")
             yield from _occurring(text, slot, draw, right=True)
             for wrong in _truncated(slot):
                 yield from _occurring(text, wrong, draw, right=False)
@@ -60,14 +70,16 @@ def _truncated(slot: Slot) -> Iterator[Slot]:
 
 def _nested(template: str, slot: Slot, draw: random.Random) -> Iterator[str]:
     """Questions on something else that holds the name."""
-    noun = draw.choice(_NOUNS.split()) if draw.random() < 0.5 else _syllables(draw)
+    known = draw.choice(_NOUNS.split())
+    noun = known if draw.random() < 0.5 else _syllables(draw)
     if "{s}" in template:
         yield template.replace(
             "{s}", draw.choice([f"the {noun} of {{s}}", f"the {noun} for {{s}}"])
         )
         yield template.replace("{s}", f"{{s}}'s {noun}")
     if re.search(r"\{[sS]\}(?! ?[a-z])", template):
-        yield re.sub(r"\{([sS])\}", rf"{{\1}} {noun}", template)
+        # A word that nobody knows is no noun to speak of: "what did my port turn out to be".
+        yield re.sub(r"\{([sS])\}", rf"{{\1}} {known}", template)
 
 
 def _syllables(draw: random.Random) -> str:

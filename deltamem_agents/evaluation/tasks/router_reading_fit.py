@@ -21,7 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from deltamem_agents.evaluation.tasks.router_asking_fit import VAGUE, aim_choices, asked_choices
+from deltamem_agents.evaluation.tasks.router_asking_fit import (
+    TURNED,
+    VAGUE,
+    aim_choices,
+    asked_choices,
+)
 from deltamem_agents.evaluation.tasks.router_unheard import spoken, unheard
 from deltamem_agents.evaluation.tasks.router_world import RouterWorld, Split, lists
 from deltamem_agents.router.reading import LONGEST, Models, offers
@@ -95,6 +100,8 @@ _PARTS = re.compile(r"(.*?)(\{(?:[sS]|of|v)\}.*\{(?:s|of|v)\})(.*)")
 
 def _fill(world: RouterWorld, template: str) -> Marked:
     slot = world._slots(1)[0]
+    if world.random.random() < TURNED:
+        template = template.replace("{s}", "{of}")
     if world.random.random() < 0.15:  # "room number 4711"
         slot = replace(slot, attribute=f"{slot.attribute} {world.random.randint(1, 9999)}")
     value = world.value(slot.kind)
