@@ -70,6 +70,38 @@ def recall(
 
 
 @evaluation.command()
+def instructed(
+    model: Model = None,
+    adapter: Adapter = None,
+    window: Annotated[int, typer.Option(help="Visible tokens: all of a case.")] = 512,
+    refusals: Annotated[int, typer.Option(help="Prompts with a refusal sentence.")] = 20,
+    calls: Annotated[int, typer.Option(help="Prompts with a tool.")] = 60,
+    seed: Seed = 0,
+    save: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+) -> None:
+    """Ask under system prompts: is their refusal sentence used, is their tool called?"""
+    from deltamem_agents.evaluation.tasks.instructed import evaluate_instructed
+
+    out = console()
+    engine = open_engine(model, adapter, context_window=window)
+    with progress(out) as bar:
+        line = bar.add_task("asking", total=refusals + calls)
+        found = evaluate_instructed(
+            engine, refusals=refusals, calls=calls, seed=seed, tick=lambda: bar.advance(line)
+        )
+    table = Table("under a system prompt", "right [95 %]", "replies", box=box.SIMPLE_HEAD)
+    for name, share in found.items():
+        table.add_row(name, str(share), str(share.total))
+    out.print(table)
+    if save is not None:
+        rows = {name: {"right": one.right, "of": one.total} for name, one in found.items()}
+        save.write_text(
+            json.dumps({"task": "instructed", "seed": seed, "rows": rows}, indent=2) + "\n"
+        )
+        out.print(f"Written: {save}")
+
+
+@evaluation.command()
 def router(
     threads: Annotated[int, typer.Option(help="About 31 questions each.")] = 40,
     seed: Seed = 0,

@@ -161,6 +161,9 @@ def test_tasks_are_evaluated_and_written(capsys: pytest.CaptureFixture[str], tin
     assert {row["kind"] for row in json.loads(result.read_text())["rows"]} == {
         "labels", "rules", "preferences",
     }  # fmt: skip
+    few = ["--refusals", 1, "--calls", 1, *model_of(tiny), "--window", 900, "--json", result]
+    assert "under a system prompt" in ran(capsys, "eval", "instructed", *few)
+    assert {row["of"] for row in json.loads(result.read_text())["rows"].values()} == {1}
     assert run(["eval", "mqar", "--sizes", "some"]) == 2
     assert run(["eval", "mqar", "--subjects", "oracle"]) == 2
     assert "a subject is one of memory" in capsys.readouterr().err
