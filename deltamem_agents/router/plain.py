@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from deltamem_agents.router.grammar import LABELS, STATED, Found
 from deltamem_agents.router.phrases import LEAD, PEOPLE, TAIL, is_person
-from deltamem_agents.router.reading import read
+from deltamem_agents.router.reading import read, slots_of
 from deltamem_agents.router.slots import holder
 from deltamem_agents.router.typed import Typed
 
@@ -57,9 +57,26 @@ def statements(text: str, typed: Sequence[Typed]) -> Iterator[tuple[Statement, i
     Yields:
         A statement and the (start, end) of the sentence that it stands in.
     """
+    asked: tuple[int, int] | None = None
     for start, end in sentence_spans(text):
-        if not asks(text[start:end]):
-            yield from ((found, start, end) for found in _of_sentence(text, start, end, typed))
+        if asks(text[start:end]):
+            asked = start, end
+            continue
+        if asked is not None and _GOES_ON.match(text, start):
+            for found in _answered(text, *asked, end, typed):
+                yield found, asked[0], end
+        asked = None
+        yield from ((found, start, end) for found in _of_sentence(text, start, end, typed))
+
+
+def _answered(
+    text: str, start: int, stop: int, end: int, typed: Sequence[Typed]
+) -> Iterator[Statement]:
+    """What is asked or asked for, with "It is ..." behind: "Could you update my port? It's 80."."""
+    for slot in slots_of(text, start, stop, typed):
+        if slot.subject != "I" or not is_person(slot.attribute):
+            about = holder(slot.subject), slot.attribute.lower()
+            yield Statement(*about, start, end, False, 0.0, mention=True)
 
 
 def _of_sentence(text: str, start: int, end: int, typed: Sequence[Typed]) -> list[Statement]:

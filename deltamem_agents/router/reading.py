@@ -151,6 +151,12 @@ def read(text: str, start: int, end: int, typed: Sequence[Typed]) -> Iterator[To
         yield Told(slot, at, left, right, article, sure, others)
 
 
+def slots_of(text: str, start: int, end: int, typed: Sequence[Typed]) -> list[Slot]:
+    """The slots that a sentence names, each by its likeliest end; arguments as for `read`."""
+    groups = slots(cut(text, start, end, typed), text)
+    return [best(group, models().ends) for group in groups]
+
+
 def _stated(
     tokens: Sequence[Token], slot: Slot, taken: set[int], weights: Weights
 ) -> tuple[Value, float, float]:

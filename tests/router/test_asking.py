@@ -107,6 +107,7 @@ def test_an_unsure_statement_closes_nothing_and_both_come_back_dated(
         "Heads up, my gate isn't what it was, see C9.",
         "About my gate: somebody mentioned C9 or thereabouts.",
         "Replace my gate with C9.",
+        "Could you update my gate? It's C9.",
         "The board shows C9 for my gate.",
     ],
 )
