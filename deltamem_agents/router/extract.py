@@ -67,9 +67,17 @@ def _plain(text: str, told: tuple[Statement, int, int], typed: list[Typed]) -> D
     statement, start, end = told
     if statement.mention:
         said = text[start:end].rstrip()
-        about = statement.subject, statement.attribute
-        spoken = (said, start, start + len(said), said, False, 0.0, statement.others)
-        return Draft("mention", *about, *spoken)
+        return Draft(
+            "mention",
+            statement.subject,
+            statement.attribute,
+            said,
+            start,
+            start + len(said),
+            said,
+            sure=0.0,
+            others=statement.others,
+        )
     statement = replace(statement, end=_value_end(text, statement, typed))
     value = text[statement.start : statement.end]
     kind = next(
