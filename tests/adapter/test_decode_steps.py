@@ -44,7 +44,9 @@ def stepwise_and_whole(model, ids):
 @pytest.mark.parametrize("corrections", ["qo", "qkvo"])
 def test_no_layer_writes_into_the_corrections_of_another(handed_out, batch, corrections):
     model = make_model(corrections=corrections)
-    model(make_tokens(batch, 1), past_key_values=MemoryCache(model))
+    memory = torch.randn(batch, 3, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    model(make_tokens(batch, 1), past_key_values=MemoryCache(model, memory))
+    assert all(part.abs().max() > 1e-3 for _, _, part, _ in handed_out)
     assert [(layer, name) for layer, name, *_ in handed_out] == [
         (layer, name) for layer in range(3) for name in corrections
     ]
