@@ -44,7 +44,7 @@ NOT_RUN = {
 }
 # What stands in a line, and what a test puts there.
 OURS = {
-    "Qwen/Qwen3-4B-Instruct-2507": "tiny/backbone",
+    "Qwen/Qwen3-4B-Instruct-2507": str(ROOT / "deltamem_agents" / "builtin" / "backbone"),
     "--model PATH --adapter PATH": "",
     "a1b2,c3d4": "{first},{last}",
 }
@@ -53,13 +53,13 @@ TINY = "--model tiny/backbone --adapter tiny/adapter"
 SMALLER = {
     "deltamem eval recall": f"--conversations 1 --facts 1 --subjects memory,reset {TINY}",
     "deltamem eval mqar": f"--count 1 --sizes 1,2 {TINY}",
-    "deltamem eval needle": f"--count 1 --lengths 40 {TINY}",
-    "deltamem eval variables": f"--count 1 --lengths 40 {TINY}",
+    "deltamem eval needle": f"--count 2 --lengths 40 {TINY}",
+    "deltamem eval variables": f"--count 2 --lengths 40 {TINY}",
     "deltamem eval ttl": f"--count 1 {TINY}",
-    "deltamem eval instructed": f"--refusals 1 --calls 1 {TINY}",
+    "deltamem eval instructed": "--refusals 1 --calls 1",
     "deltamem eval ablation": "--axes rank --steps 1 --conversations 1 --backbone tiny/backbone",
     "deltamem data build": "--conversations 4",
-    "deltamem train": "--steps 1 --batch 1 --window 500 --no-tensorboard",
+    "deltamem train": "--steps 1 --batch 1 --no-tensorboard",
 }
 RUN = [(one, line) for one, line in LINES if not line.startswith(tuple(NOT_RUN))]
 
