@@ -213,3 +213,24 @@ def test_the_version_is_printed_by_the_module_too() -> None:
 )
 def test_the_file_of_a_database_url(given: str, path: str | None) -> None:
     assert sqlite_path(given) == (None if path is None else Path(path))
+
+
+def test_the_paper_s_table_and_an_ablation_are_commands(
+    capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
+) -> None:
+    record = {
+        "question": "Where is the cat?", "answer": "garden", "type": "bridge",
+        "context": [["Cat", ["The cat is in the garden."]]],
+    }  # fmt: skip
+    (tmp_path / "hotpot_dev.json").write_text(json.dumps([{**record, "_id": n} for n in "ab"]))
+    asked = ["--data", tmp_path, "--json", tmp_path / "paper.json", "--rows", "full,memory,swapped"]
+    shown = ran(capsys, "eval", "paper", *model_of(tiny), *asked, "--window", 512)
+    assert "the published table" in shown
+    rows = json.loads((tmp_path / "paper.json").read_text())["rows"]
+    assert [row["subject"] for row in rows] == ["full", "memory", "swapped"]
+    assert all(0 <= row["Hotpot F1"] <= 100 and row["LoCoMo"] is None for row in rows)
+    small = ["--steps", 1, "--tokens", 200, "--conversations", 1, "--axes", "write"]
+    folder = tmp_path / "ablation"
+    shown = ran(capsys, "eval", "ablation", "--output", folder, *small)
+    assert all(name in shown for name in ("TSW", "SSW", "MSW"))
+    assert len(json.loads((folder / "ablation.json").read_text())["cells"]) == 3
