@@ -162,7 +162,7 @@ def test_a_named_checkpoint_runs_the_standard_tests(saved):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
          f"{file}::TestLocalCheckpoint", "-k", wanted],
-        env={**os.environ, **names}, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, **names}, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
     assert "4 passed" in done.stdout  # three more are skipped, which it does not claim to support

@@ -25,6 +25,6 @@ assert ended.wait(10)
 def test_the_idle_thread_ends_before_the_interpreter() -> None:
     for _ in range(2):
         ended = subprocess.run(
-            [sys.executable, "-c", SCRIPT], check=False, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", SCRIPT], check=False, capture_output=True, text=True, timeout=600
         )
         assert (ended.returncode, ended.stderr) == (0, "")
