@@ -73,13 +73,12 @@ def mixed(
     window: Annotated[int, typer.Option(help="Visible tokens.")] = 256,
     subjects: Subjects = "memory,store,both",
     save: Save = None,
-    workers: Workers = 8,
 ) -> None:
     """Memory alone, exact store alone and both: told, revised, never told, small talk."""
     from deltamem_agents.evaluation.tasks.mixed import Mixed
 
     perform(
-        Run(model, adapter, window, subjects, save, workers),
+        Run(model, adapter, window, subjects, save, workers=8),
         lambda cast: Mixed(cast.reader, count=count, seed=seed),
     )
 
