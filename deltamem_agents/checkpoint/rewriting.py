@@ -21,6 +21,7 @@ from deltamem_agents.checkpoint.database import Operation
 from deltamem_agents.checkpoint.identifiers import Address, address_of
 from deltamem_agents.checkpoint.removal import Removal, collect, load_thread, remove
 from deltamem_agents.checkpoint.session import Session
+from deltamem_agents.checkpoint.stamps import refuse_written
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.saver import SQLAlchemySaver
@@ -59,7 +60,10 @@ class Rewrite:
 
 
 def rewrite_checkpoints(
-    saver: SQLAlchemySaver, rewrites: Sequence[Rewrite], beside: Beside = nothing
+    saver: SQLAlchemySaver,
+    rewrites: Sequence[Rewrite],
+    beside: Beside = nothing,
+    read: bytes | None = None,
 ) -> Removal:
     """Put new content in the place of stored checkpoints, all or none.
 
@@ -69,26 +73,36 @@ def rewrite_checkpoints(
         saver: where.
         rewrites: what.
         beside: what else belongs to the same transaction; called again where that is retried.
+        read: the `thread_stamp` of the one thread that is rewritten, from before it was read;
+            None rewrites whatever is there now.
 
     Returns:
         What went: writes, blobs, bytes; and whether SQLite's log is rid of it (`purged`).
+
+    Raises:
+        ConflictError: the thread has changed since `read`; nothing is rewritten.
     """
-    removal = saver._manage(_operation(rewrites, beside))
+    removal = saver._manage(_operation(rewrites, beside, read))
     return replace(removal, purged=saver._database.purge())
 
 
 async def arewrite_checkpoints(
-    saver: SQLAlchemySaver, rewrites: Sequence[Rewrite], beside: Beside = nothing
+    saver: SQLAlchemySaver,
+    rewrites: Sequence[Rewrite],
+    beside: Beside = nothing,
+    read: bytes | None = None,
 ) -> Removal:
     """Async `rewrite_checkpoints`."""
-    removal = await saver._amanage(_operation(rewrites, beside))
+    removal = await saver._amanage(_operation(rewrites, beside, read))
     return replace(removal, purged=await saver._database.apurge())
 
 
 def _operation(
-    rewrites: Sequence[Rewrite], beside: Beside
+    rewrites: Sequence[Rewrite], beside: Beside, read: bytes | None
 ) -> Callable[[Context], Operation[Removal]]:
     def operation(session: Session, context: Context) -> Removal:
+        if read is not None and rewrites:
+            refuse_written(session, context, rewrites[0].address.thread_id, read)
         beside(session.core)
         return _rewrite(session, context, rewrites)
 

@@ -16,7 +16,9 @@ from deltamem_agents.checkpoint.rewriting import (
     arewrite_checkpoints,
     rewrite_checkpoints,
 )
+from deltamem_agents.checkpoint.stamps import athread_stamp, thread_stamp
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import ConflictError
 from deltamem_agents.graph.facts import ThreadFacts
 from deltamem_agents.graph.past import FORGOTTEN_KEY, Past, hashed
 from deltamem_agents.graph.saved import (
@@ -32,15 +34,60 @@ from deltamem_agents.graph.scrub import mentions, rewritten
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread
 
+Stamp = bytes | frozenset[Any]
+"""What a thread held at one moment: a hash of its rows; of other savers' threads an extract."""
+
+
+def stamp_of(thread: Thread) -> Steps[Stamp]:
+    """What `rewrite_past` compares; taken before the past is read."""
+    saver, name = thread.saver, str(thread.place.thread)
+    if isinstance(saver, SQLAlchemySaver):
+        stamp: Stamp = yield Effect(
+            lambda: thread_stamp(saver, name), lambda: athread_stamp(saver, name)
+        )
+        return stamp
+    config: Any = {"configurable": {"thread_id": name}}
+
+    async def alisted() -> Stamp:
+        return frozenset([_extract(one) async for one in saver.alist(config)])
+
+    stamp = yield Effect(lambda: frozenset(map(_extract, saver.list(config))), alisted)
+    return stamp
+
+
+def _extract(saved: CheckpointTuple) -> tuple[Any, ...]:
+    """All of a checkpoint that changes when it is written to."""
+    metadata: Any = saved.metadata
+    return (
+        place_of(saved),
+        repr(sorted(saved.checkpoint["channel_versions"].items())),
+        repr(sorted(write[:2] for write in saved.pending_writes or ())),
+        tuple(metadata.get(FORGOTTEN_KEY, ())),
+    )
+
 
 def rewrite_past(
-    thread: Thread, past: Past, memories: dict[str, MemoryState | None], facts: ThreadFacts
+    thread: Thread,
+    past: Past,
+    memories: dict[str, MemoryState | None],
+    facts: ThreadFacts,
+    read: Stamp,
 ) -> Steps[tuple[int, list[str], bool]]:
     """Store what changed; on our saver in one transaction with the facts beside it.
+
+    Args:
+        thread: where.
+        past: what is forgotten in it.
+        memories: of each of the graph's checkpoints.
+        facts: of the thread.
+        read: the thread's `stamp_of`, from before the past was read.
 
     Returns:
         How many checkpoints, which facts are gone, and whether the database holds their old
         content no more.
+
+    Raises:
+        ConflictError: others have written to the thread since; nothing is rewritten.
     """
     changes = _marked(list(_changes(thread, past, memories)), past)
     saver = thread.saver
@@ -50,12 +97,19 @@ def rewrite_past(
         def beside(connection: Connection) -> None:
             gone[:] = facts.forget_beside(past.gone, connection)
 
+        assert isinstance(read, bytes)  # `stamp_of` asked the same saver
         removal = yield Effect(
-            lambda: rewrite_checkpoints(saver, changes, beside),
-            lambda: arewrite_checkpoints(saver, changes, beside),
+            lambda: rewrite_checkpoints(saver, changes, beside, read),
+            lambda: arewrite_checkpoints(saver, changes, beside, read),
         )
         facts.uncached()
         return len(changes), gone, removal.purged and not past.undecided
+    if (yield from stamp_of(thread)) != read:
+        raise ConflictError(
+            "a thread stays as it was read until it is rewritten",
+            got=f"thread {thread.place.thread!r}, to which others wrote meanwhile",
+            remedy="Try again when no run of the thread is going on.",
+        )
     # Newest first: what was there before tells a second call what the first has done.
     for change in reversed(changes):
         place = (change.config["configurable"]["checkpoint_ns"], change.checkpoint["id"])

@@ -19,12 +19,12 @@ from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.checkpoint.base import CheckpointTuple
 
 from deltamem_agents.core.state import Ledger, MemoryState
-from deltamem_agents.errors import ConfigError, ThreadHistoryError
+from deltamem_agents.errors import ConfigError, ConflictError, ThreadHistoryError
 from deltamem_agents.graph.facts import facts_of
 from deltamem_agents.graph.past import Past, load_past
 from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.reports import Forgotten
-from deltamem_agents.graph.rewriting import finish, rewrite_past
+from deltamem_agents.graph.rewriting import finish, rewrite_past, stamp_of
 from deltamem_agents.graph.saved import id_of, memory_in, messages_in, parent_of, start_in
 from deltamem_agents.graph.scrub import texts_of
 from deltamem_agents.graph.steps import Steps
@@ -35,6 +35,7 @@ from deltamem_agents.router.typed import typed_values
 
 Repeats = Literal["report", "forget"]
 Undecided = Literal["raise", "forget"]
+_TRIES = 5  # where others write to the thread at the same time
 
 
 def forget(
@@ -53,6 +54,29 @@ def forget(
         raise ConfigError(
             "undecided is 'raise' or 'forget'", got=undecided, remedy="Leave it out for 'raise'."
         )
+    elsewhere: list[str] = []
+    for left in reversed(range(_TRIES)):
+        try:
+            return (yield from _attempt(thread, chosen, values, mode, undecided, elsewhere))
+        except ConflictError:  # others wrote meanwhile: what they wrote is read too
+            if not left:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _attempt(
+    thread: Thread,
+    chosen: Collection[str] | Predicate,
+    values: tuple[str, ...],
+    mode: Repeats,
+    undecided: Undecided,
+    elsewhere: list[str],
+) -> Steps[Forgotten]:
+    """Forget, or raise `ConflictError` where the thread changes in the meantime.
+
+    `elsewhere` collects the facts of other databases, which are gone even so.
+    """
+    read = yield from stamp_of(thread)
     past = yield from load_past(thread)
     again = _choose(past, chosen)
     if not past.own():
@@ -63,7 +87,7 @@ def forget(
     if not past.gone:
         ids, purged = yield from finish(thread, facts, again)
         reader.model.engine.live.clear()
-        return Forgotten((), memory_in(tip), facts=tuple(ids), purged=purged)
+        return Forgotten((), memory_in(tip), facts=(*elsewhere, *ids), purged=purged)
     told = [*values, *_values(past.lost.values()), *(yield from facts.told_by(past.lost))]
     found = _repeated(past, told)
     while mode == "forget" and found and past.choose({repeat.message_id for repeat in found}):
@@ -73,8 +97,9 @@ def forget(
     if past.mixed and undecided == "raise":
         _refuse_mixed(past)
     memories = yield from _memories(past, reader, settings.start)
-    elsewhere, facts_purged = yield from facts.forget_apart(past.gone | again)
-    count, beside, purged = yield from rewrite_past(thread, past, memories, facts)
+    apart, facts_purged = yield from facts.forget_apart(past.gone | again)
+    elsewhere += apart
+    count, beside, purged = yield from rewrite_past(thread, past, memories, facts, read)
     reader.model.engine.live.clear()
     order = [message.id for one in past.own() for message in messages_in(one)]
     return Forgotten(
@@ -104,7 +129,9 @@ def _choose(past: Past, chosen: Collection[str] | Predicate) -> set[str]:
         raise ThreadHistoryError(
             "what is forgotten is a message of the thread",
             got=unknown,
-            remedy="Take ids from graph.get_state(config).values['messages'], or pass a function.",
+            remedy="Take ids from graph.get_state(config).values['messages'], or pass a function. If "
+            "a call before has forgotten them and checkpoints were pruned since, all that can be "
+            "left to do is the saver's purge().",
         )
     return absent
 
