@@ -12,28 +12,25 @@ until the transaction the messages are all there, and after it the past says wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from langchain_core.messages import AIMessage, AnyMessage
-from langgraph.checkpoint.base import CheckpointTuple
+from langchain_core.messages import AnyMessage
 
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import ConfigError, ConflictError, ThreadHistoryError
 from deltamem_agents.graph.facts import facts_of
 from deltamem_agents.graph.past import Past, load_past
 from deltamem_agents.graph.reader import Reader
+from deltamem_agents.graph.repeated import Repeats, channels_with, widen
 from deltamem_agents.graph.reports import Forgotten
 from deltamem_agents.graph.rewriting import finish, rewrite_past, stamp_of
 from deltamem_agents.graph.saved import id_of, memory_in, messages_in, parent_of, start_in
-from deltamem_agents.graph.scrub import texts_of
 from deltamem_agents.graph.steps import Steps
 from deltamem_agents.graph.thread import Thread
 from deltamem_agents.graph.transcript import Transcript
-from deltamem_agents.graph.turns import Predicate, Repeat, repeats, said_by
-from deltamem_agents.router.typed import typed_values
+from deltamem_agents.graph.turns import Predicate
 
-Repeats = Literal["report", "forget"]
 Undecided = Literal["raise", "forget"]
 _TRIES = 5  # where others write to the thread at the same time
 
@@ -88,15 +85,10 @@ def _attempt(
         ids, purged = yield from finish(thread, facts, again)
         reader.model.engine.live.clear()
         return Forgotten((), memory_in(tip), facts=(*elsewhere, *ids), purged=purged)
-    told = [*values, *_values(past.lost.values()), *(yield from facts.told_by(past.lost))]
-    found = _repeated(past, told)
-    while mode == "forget" and found and past.choose({repeat.message_id for repeat in found}):
-        told += _values(past.lost.values())
-        found = _repeated(past, told)
-    past.follow()
+    told, found = yield from widen(past, facts, values, mode)
     if past.mixed and undecided == "raise":
         _refuse_mixed(past)
-    memories = yield from _memories(past, reader, settings.start)
+    memories = yield from _memories(past, reader)
     apart, facts_purged = yield from facts.forget_apart(past.gone | again)
     elsewhere += apart
     count, beside, purged = yield from rewrite_past(thread, past, memories, facts, read)
@@ -106,11 +98,11 @@ def _attempt(
         message_ids=tuple(name for name in dict.fromkeys(order) if name in past.gone),
         memory=memories.get(id_of(tip)),
         repeats=tuple(found),
-        channels=_channels(tip, told),
+        channels=channels_with(past, tip, told),
         inside=tuple(past.inside),
         checkpoints=count,
         facts=(*elsewhere, *beside),
-        purged=purged and facts_purged,
+        purged=purged and facts_purged and not (mode == "forget" and found),
     )
 
 
@@ -125,13 +117,21 @@ def _choose(past: Past, chosen: Collection[str] | Predicate) -> set[str]:
         return set()
     absent = {name for name in chosen if name not in past.gone}
     unknown = [name for name in absent if not past.forgotten(name)]
+    if unknown and past.chains.drifting:
+        raise ThreadHistoryError(
+            "messages that are named by their ids keep them",
+            got=f"the DeltaChannel {', '.join(past.chains.drifting)}, whose reducer makes new ids "
+            "at every reading for messages that were told without",
+            remedy="Pass a function instead of ids; or keep the messages with LangGraph's reducer, "
+            "or tell messages that have ids.",
+        )
     if unknown:
         raise ThreadHistoryError(
             "what is forgotten is a message of the thread",
             got=unknown,
-            remedy="Take ids from graph.get_state(config).values['messages'], or pass a function. If "
-            "a call before has forgotten them and checkpoints were pruned since, all that can be "
-            "left to do is the saver's purge().",
+            remedy="Take ids from graph.get_state(config).values['messages'], or pass a function. "
+            "If a call before has forgotten them and checkpoints were pruned since, all that can "
+            "be left to do is the saver's purge().",
         )
     return absent
 
@@ -146,33 +146,12 @@ def _refuse_mixed(past: Past) -> None:
     )
 
 
-def _values(messages: Iterable[AnyMessage]) -> list[str]:
-    """Typed values that the user or a tool told; what the model made up tells nothing."""
-    found = []
-    for message in messages:
-        if isinstance(message, AIMessage):
-            continue
-        text = said_by(message)
-        found += [text[value.start : value.end] for value in typed_values(text)]
-    return found
-
-
-def _repeated(past: Past, values: Iterable[str]) -> list[Repeat]:
-    """Messages of the branches' newest checkpoints that say a forgotten value again."""
-    found: dict[tuple[str, str], Repeat] = {}
-    for tip in past.tips():
-        for repeat in repeats(messages_in(tip), values, without=past.gone):
-            found[repeat.message_id, repeat.value] = repeat
-    return list(found.values())
-
-
-def _memories(
-    past: Past, reader: Reader, start: MemoryState | None
-) -> Steps[dict[str, MemoryState | None]]:
+def _memories(past: Past, reader: Reader) -> Steps[dict[str, MemoryState | None]]:
     """The memory of every checkpoint as if the forgotten turns had never been."""
     scripts: dict[str | None, Transcript] = {}
     result: dict[str, MemoryState | None] = {}
-    known: dict[tuple[str, ...], MemoryState | None] = {}
+    # By the memory that a branch begins with (`import_from` begins anew), and what was read since.
+    every: dict[MemoryState | None, dict[tuple[str, ...], MemoryState | None]] = {}
     digests = _once(reader)
     for one in past.own():
         memory, first = memory_in(one), start_in(one)
@@ -182,45 +161,31 @@ def _memories(
         script = before if before.base == base else empty
         script = script.after(memory, messages_in(one))
         scripts[id_of(one)] = script
-        names = tuple(heard.digest for heard in script.heard)
-        if memory is None or not any(heard.message.id in past.gone for heard in script.heard):
-            result[id_of(one)] = memory
-            known[names] = memory
+        result[id_of(one)] = memory
+        if memory is None:
             continue
+        known = every.setdefault(first, {(): first})
         kept = [heard for heard in script.heard if heard.message.id not in past.gone]
         stays = tuple(heard.digest for heard in kept)
+        if len(kept) == len(script.heard):
+            known[stays] = memory
+            continue
         if stays not in known:
-            nearest = max(
-                (name for name in known if name == stays[: len(name)]), key=len, default=()
-            )
-            begin = known.get(nearest) or first
+            nearest = max((name for name in known if name == stays[: len(name)]), key=len)
             messages = [heard.message for heard in kept]
-            known[stays] = (yield from reader.read(begin, messages)) if messages else first
+            known[stays] = yield from reader.read(known[nearest], messages)
         result[id_of(one)] = known[stays]
     return result
 
 
 def _once(reader: Reader) -> Callable[[Sequence[AnyMessage]], list[str]]:
-    """Name each message once: a history stands in many checkpoints."""
-    known: dict[tuple[str | None, str, str], str] = {}
+    """Name each message once: a history stands in many checkpoints, as the same object."""
+    known: dict[int, tuple[AnyMessage, str]] = {}  # held, so that no other gets its number
 
     def digests(messages: Sequence[AnyMessage]) -> list[str]:
-        names = []
         for message in messages:
-            key = message.id, message.type, repr(message.content)
-            if not message.id or key not in known:
-                known[key] = reader.digests([message])[0]
-            names.append(known[key])
-        return names
+            if id(message) not in known:
+                known[id(message)] = message, reader.digests([message])[0]
+        return [known[id(message)][1] for message in messages]
 
     return digests
-
-
-def _channels(tip: CheckpointTuple, values: Iterable[str]) -> tuple[str, ...]:
-    """Other channels in which a forgotten value stands."""
-    wanted = [value.lower() for value in values if len(value) > 2]
-    return tuple(
-        name
-        for name, text in texts_of(tip).items()
-        if any(value in text.lower() for value in wanted)
-    )

@@ -1,0 +1,89 @@
+"""Forgetting in threads that began anew, or that were edited."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from deltamem_agents.chat.messages import to_dict
+from deltamem_agents.core.state import MemoryState
+from deltamem_agents.graph.operators import ThreadMemory
+from tests.graph.test_graph_operators import close
+from tests.graph.test_graph_unfinished import SECRET, WHERE, agent
+
+OTHER: Any = {"configurable": {"thread_id": "other"}}
+
+
+@pytest.fixture
+def model(tiny: Any) -> Any:
+    return tiny(context_window=480, low_water=300)
+
+
+def say(graph: Any, text: str, where: Any = WHERE) -> Any:
+    return graph.invoke({"messages": [HumanMessage(text)]}, where)
+
+
+def badge_of(graph: Any, where: Any = WHERE) -> str:
+    messages = graph.get_state(where).values["messages"]
+    return str(next(message.id for message in messages if SECRET in message.text))
+
+
+def as_read_from(model: Any, graph: Any, where: Any, first: MemoryState | None) -> None:
+    now = graph.get_state(where).values
+    plain = [to_dict(message) for message in now["messages"]]
+    assert not [message for message in now["messages"] if SECRET in message.text]
+    close(now["delta_memory"], model.engine.read(first, plain))
+
+
+def another_memory(graph: Any) -> MemoryState:
+    say(graph, "another thread", OTHER)
+    memory = ThreadMemory(graph, OTHER).memory()
+    assert memory is not None
+    return memory
+
+
+def test_a_thread_that_began_anew_keeps_what_it_began_with(model: Any, file_saver: Any) -> None:
+    graph = agent(model, file_saver)
+    say(graph, "one")
+    say(graph, "two")
+    first = ThreadMemory(graph, WHERE).import_from(another_memory(graph), replace=True)
+    say(graph, f"badge {SECRET}")
+    ThreadMemory(graph, WHERE).forget(badge_of(graph))
+    as_read_from(model, graph, WHERE, first)
+
+
+def test_a_branch_from_before_a_new_beginning_knows_nothing_of_it(
+    model: Any, file_saver: Any
+) -> None:
+    graph = agent(model, file_saver)
+    say(graph, f"badge {SECRET}")
+    fork = graph.get_state(WHERE).config
+    ThreadMemory(graph, WHERE).import_from(another_memory(graph), replace=True)
+    say(graph, "on the other branch", fork)
+    branch = graph.get_state(WHERE).config
+    ThreadMemory(graph, WHERE).forget(badge_of(graph))
+    as_read_from(model, graph, branch, None)
+
+
+def test_a_tool_call_that_was_edited_does_not_hinder_forgetting(
+    model: Any, file_saver: Any
+) -> None:
+    graph = agent(model, file_saver)
+    say(graph, f"badge {SECRET}")
+
+    def called(query: str) -> AIMessage:
+        call = {"name": "look", "args": {"query": query}, "id": "c1"}
+        return AIMessage("", id="call", tool_calls=[call])
+
+    result = ToolMessage("found x", tool_call_id="c1")
+    graph.invoke({"messages": [HumanMessage("look"), called("x"), result]}, WHERE)
+    graph.update_state(WHERE, {"messages": [called("edited")]}, as_node="model")
+    say(graph, "three")
+    ThreadMemory(graph, WHERE).forget(badge_of(graph))
+    as_read_from(model, graph, WHERE, None)
+    held = [
+        message for message in graph.get_state(WHERE).values["messages"] if message.id == "call"
+    ]
+    assert held[0].tool_calls[0]["args"] == {"query": "edited"}
