@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, select, union
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, or_, select, union
 
 from deltamem_agents.checkpoint import writing
 from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.database import Operation
 from deltamem_agents.checkpoint.identifiers import Address, address_of
-from deltamem_agents.checkpoint.removal import Removal, collect, load_thread, remove
+from deltamem_agents.checkpoint.removal import Removal, chunks, collect, load_thread, remove
 from deltamem_agents.checkpoint.session import Session
 from deltamem_agents.checkpoint.stamps import refuse_written
 
@@ -43,15 +43,14 @@ class Rewrite:
         checkpoint: the new content; its id says which checkpoint is rewritten.
         metadata: of the checkpoint, as it was.
         drop_writes: whether the writes stored at this checkpoint go.
-        kept: channels whose writes stay even so: a later checkpoint's DeltaChannel is read from
-            them.
+        kept: those of them, by task and channel, that stay even so.
     """
 
     config: RunnableConfig
     checkpoint: Checkpoint
     metadata: CheckpointMetadata
     drop_writes: bool = True
-    kept: frozenset[str] = frozenset()
+    kept: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def address(self) -> Address:
@@ -129,11 +128,8 @@ def _rewrite(session: Session, context: Context, rewrites: Sequence[Rewrite]) ->
         put.head["created"] = created
         writing.put_checkpoint(session, put)
         if rewrite.drop_writes:
-            table = context.tables.writes
-            where = _at(table, context, rewrite.address)
-            if rewrite.kept:
-                where = and_(where, table.c.channel.not_in(sorted(rewrite.kept)))
-            writes += session.core.execute(delete(table).where(where)).rowcount
+            where = _dropped(context, rewrite)
+            writes += session.core.execute(delete(context.tables.writes).where(where)).rowcount
     removal = Removal(writes=writes) + collect(session.core, context, sorted(held))
     for thread_id in sorted({rewrite.address.thread_id for rewrite in rewrites}):
         removal += _uncover(session, context, thread_id)
@@ -146,6 +142,17 @@ def _uncover(session: Session, context: Context, thread_id: str) -> Removal:
     if not any(entry.hidden for entry in held):
         return Removal()
     return remove(session.core, context, thread_id, held, ())
+
+
+def _dropped(context: Context, rewrite: Rewrite) -> ColumnElement[bool]:
+    """The writes of a checkpoint that go."""
+    table = context.tables.writes
+    where = [_at(table, context, rewrite.address)]
+    for channel in sorted({name for _, name in rewrite.kept}):
+        tasks = sorted(task for task, name in rewrite.kept if name == channel)
+        for part in chunks(tasks):
+            where.append(or_(table.c.channel != channel, table.c.task_id.not_in(part)))
+    return and_(*where)
 
 
 def _at(table: Table, context: Context, address: Address) -> ColumnElement[bool]:

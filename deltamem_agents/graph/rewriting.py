@@ -31,6 +31,7 @@ from deltamem_agents.graph.saved import (
     ran_once,
 )
 from deltamem_agents.graph.scrub import mentions, rewritten
+from deltamem_agents.graph.state import MEMORY_KEY
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread
 
@@ -177,7 +178,8 @@ def _changes(
         anew = links.new.get(place, ())
         checkpoint = rewritten(one, past.gone, memory, versions, due_is_gone=due_is_gone, anew=anew)
         checkpoint = links.folded(place, checkpoint, past.chains.changes[place])
-        kept = frozenset(links.kept.get(place, ()))
+        waits = place not in children and not past.in_turn(one)
+        kept = _kept_writes(one, past.gone, links.kept.get(place, ()), waits=waits)
         if past.derived(one) and ran_once(one):
             checkpoint, kept = {**checkpoint, "channel_values": {}}, frozenset()
         parent = {**one.config["configurable"], "checkpoint_id": parent_of(one)}
@@ -217,6 +219,27 @@ def _memory_of(
 
 def _written(saved: CheckpointTuple, past: Past) -> bool:
     return any(mentions(value, past.gone) for _, _, value in saved.pending_writes or ())
+
+
+def _kept_writes(
+    saved: CheckpointTuple, gone: Collection[str], channels: Collection[str], *, waits: bool
+) -> frozenset[tuple[str, str]]:
+    """Writes, by task and channel, that stay while others at their checkpoint go.
+
+    A later checkpoint's DeltaChannels are read from them; or a run waits there, at an interrupt or
+    after a crash, and goes on with what its other tasks have done. A memory among that may have
+    read what is forgotten: it goes, and what it had read is read at the next call.
+
+    Args:
+        saved: the checkpoint.
+        gone: ids of the forgotten messages.
+        channels: those of the DeltaChannels.
+        waits: whether a run of a turn that stays may go on there.
+    """
+    writes = saved.pending_writes or ()
+    telling = {(task, name) for task, name, value in writes if mentions(value, gone)}
+    stays = {(task, name) for task, name, _ in writes if waits and name != MEMORY_KEY} - telling
+    return frozenset(stays | {(task, name) for task, name, _ in writes if name in channels})
 
 
 def _brings(saved: CheckpointTuple, child: CheckpointTuple, gone: Collection[str]) -> bool:

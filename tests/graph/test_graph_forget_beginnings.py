@@ -1,15 +1,20 @@
-"""Forgetting in threads that began anew, or that were edited."""
+"""Forgetting in threads that began anew, that were edited, or that wait in the middle of a run."""
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command, interrupt
 
 from deltamem_agents.chat.messages import to_dict
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.graph.nodes import memory_node
 from deltamem_agents.graph.operators import ThreadMemory
+from deltamem_agents.graph.state import MemoryAgentState
 from tests.graph.test_graph_operators import close
 from tests.graph.test_graph_unfinished import SECRET, WHERE, agent
 
@@ -87,3 +92,45 @@ def test_a_tool_call_that_was_edited_does_not_hinder_forgetting(
         message for message in graph.get_state(WHERE).values["messages"] if message.id == "call"
     ]
     assert held[0].tool_calls[0]["args"] == {"query": "edited"}
+
+
+class Noted(MemoryAgentState):
+    notes: Annotated[list[str], operator.add]
+
+
+@pytest.mark.parametrize("parallel", ["note", "chat"])
+def test_a_run_that_waits_keeps_what_its_tasks_have_done(
+    model: Any, file_saver: Any, parallel: str
+) -> None:
+    ran: list[str] = []
+    chat = memory_node(model)
+
+    def note(state: Noted) -> dict[str, Any]:
+        ran.append("note")
+        reply: Any = chat.invoke(state) if parallel == "chat" else {}
+        return {"notes": ["noted"], **reply}
+
+    def ask(state: Noted) -> dict[str, Any]:
+        return {"notes": [interrupt("may I?")]}
+
+    def route(state: Noted) -> list[str]:
+        asked = [message.text for message in state["messages"] if message.type == "human"]
+        return ["note", "ask"] if asked[-1] == "act" else [END]
+
+    builder = StateGraph(Noted).add_node("chat", chat)
+    builder.add_node("note", note).add_node("ask", ask).add_edge(START, "chat")
+    builder.add_conditional_edges("chat", route, ["note", "ask", END])
+    graph: Any = builder.compile(checkpointer=file_saver)
+    say(graph, f"badge {SECRET}")
+    say(graph, "act")
+    before = graph.get_state(WHERE)
+    assert before.interrupts
+    report = ThreadMemory(graph, WHERE).forget(badge_of(graph))
+    after = graph.get_state(WHERE)
+    assert report.purged
+    assert (after.next, after.interrupts) == (before.next, before.interrupts)
+    done = graph.invoke(Command(resume="yes"), WHERE)
+    assert ran == ["note"]
+    assert sorted(done["notes"]) == ["noted", "yes"]
+    say(graph, "and on")
+    as_read_from(model, graph, WHERE, None)
