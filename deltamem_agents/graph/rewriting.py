@@ -163,7 +163,7 @@ def _changes(
     bringing = {(namespace_of(one), parent_of(one)) for one in past.saved if holding[place_of(one)]}
     owned = isinstance(thread.saver, SQLAlchemySaver)
     links = past.chains.plan(past.saved, past.gone, past.derived, owned=owned)
-    versions = _Versions(thread)
+    versions = _versions(thread, past)
     children: dict[tuple[str, str | None], list[CheckpointTuple]] = {}
     for one in past.saved:
         children.setdefault((namespace_of(one), parent_of(one)), []).append(one)
@@ -186,19 +186,23 @@ def _changes(
         yield Rewrite({"configurable": parent}, checkpoint, one.metadata, writes, kept)
 
 
-class _Versions(dict[tuple[str, Any], Any]):
-    """Makes a new version for each old one that is asked for."""
+def _versions(thread: Thread, past: Past) -> dict[tuple[str, Any], Any]:
+    """A new version for each channel's old one, in the same order and above all there are.
 
-    def __init__(self, thread: Thread) -> None:
-        super().__init__()
-        self._next = thread.saver.get_next_version
-
-    def __missing__(self, key: tuple[str, Any]) -> Any:
-        self[key] = self._next(key[1], None)
-        return self[key]
-
-    def __contains__(self, key: object) -> bool:
-        return True
+    Savers that count in whole numbers would else give a value the version of another one.
+    """
+    kinds: dict[type, set[tuple[str, Any]]] = {}
+    for one in past.saved:
+        held = one.checkpoint
+        for channels in (held["channel_versions"], *held["versions_seen"].values()):
+            for name, version in channels.items():
+                kinds.setdefault(type(version), set()).add((name, version))
+    result = {}
+    for pairs in kinds.values():
+        newest = max(version for _, version in pairs)
+        for name, version in sorted(pairs, key=lambda pair: (pair[1], pair[0])):
+            newest = result[name, version] = thread.saver.get_next_version(newest, None)
+    return result
 
 
 def _holds(saved: CheckpointTuple, past: Past, memories: dict[str, MemoryState | None]) -> bool:

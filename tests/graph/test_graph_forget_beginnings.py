@@ -6,7 +6,9 @@ import operator
 from typing import Annotated, Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
@@ -132,5 +134,29 @@ def test_a_run_that_waits_keeps_what_its_tasks_have_done(
     done = graph.invoke(Command(resume="yes"), WHERE)
     assert ran == ["note"]
     assert sorted(done["notes"]) == ["noted", "yes"]
+    say(graph, "and on")
+    as_read_from(model, graph, WHERE, None)
+
+
+class Numbered(InMemorySaver):
+    """Numbers versions as LangGraph's base class does, and keeps each value under its version."""
+
+    def get_next_version(self, current: Any, channel: Any) -> Any:
+        return BaseCheckpointSaver.get_next_version(self, current, channel)
+
+
+def test_versions_in_whole_numbers_do_not_run_into_those_there_are(model: Any) -> None:
+    graph = agent(model, Numbered())
+    say(graph, "one")
+    told = say(graph, f"badge {SECRET}")["messages"]
+    badge = badge_of(graph)
+    removed = [RemoveMessage(str(message.id)) for message in told[2:]]
+    graph.update_state(WHERE, {"messages": [*removed, HumanMessage("a note")]}, as_node="model")
+    texts = [message.text for message in graph.get_state(WHERE).values["messages"]]
+    assert texts[-1] == "a note"
+    ThreadMemory(graph, WHERE).forget(badge)
+    assert [message.text for message in graph.get_state(WHERE).values["messages"]] == texts
+    for one in graph.get_state_history(WHERE):
+        assert not [m for m in one.values.get("messages", []) if SECRET in m.text]
     say(graph, "and on")
     as_read_from(model, graph, WHERE, None)
