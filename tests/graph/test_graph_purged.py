@@ -10,6 +10,7 @@ import pytest
 from langchain.agents import create_agent
 
 from deltamem_agents.checkpoint import SQLAlchemySaver, engines
+from deltamem_agents.errors import ThreadHistoryError
 from deltamem_agents.graph.middleware import DeltaMemMiddleware
 from deltamem_agents.graph.operators import ThreadMemory
 from deltamem_agents.router import FactStore, HybridRouter
@@ -35,3 +36,19 @@ def test_a_facts_database_that_is_read_is_not_said_to_be_purged(
         other.close()
         assert report.facts
         assert report.purged is not held
+
+
+def test_the_same_call_after_pruning_says_what_can_be_left_to_do(tiny: Any, tmp_path: Path) -> None:
+    with SQLAlchemySaver(tmp_path / "agent.db") as saver:
+        middleware = [DeltaMemMiddleware()]
+        graph: Any = create_agent(tiny(), middleware=middleware, checkpointer=saver)
+        said = graph.invoke({"messages": [("user", "my badge is XK-4471-Q")]}, WHERE)["messages"]
+        graph.invoke({"messages": [("user", "two")]}, WHERE)
+        thread = ThreadMemory(graph, WHERE)
+        thread.forget(said[0].id)
+        assert thread.forget(said[0].id).message_ids == ()
+        graph.invoke({"messages": [("user", "three")]}, WHERE)
+        saver.retain("t", keep_last=1)
+        with pytest.raises(ThreadHistoryError, match=r"pruned since.* saver's purge\(\)"):
+            thread.forget(said[0].id)
+        assert saver.purge()
