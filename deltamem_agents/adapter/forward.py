@@ -31,7 +31,8 @@ class ModelForward(Override):
 
     name = "forward"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """One call."""
         given, outer = _said(kwargs), (FLIGHT.given, FLIGHT.flown)
         flown: list[CallContext] = []
         try:
@@ -66,7 +67,7 @@ class DecoderForward(Override):
         self._passes_keywords = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
     def take_away(self) -> None:
-        """As for any override; there are no layers to make contexts for then."""
+        """As for any override; it does not keep the layers."""
         super().take_away()
         self.layers = []
 
@@ -83,7 +84,8 @@ class DecoderForward(Override):
             self._plan = (key, Plan(tuple(running), config.heads, config.rank))
         return self._plan[1]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """One call."""
         given, outer = _said(kwargs) or FLIGHT.given, (FLIGHT.call, FLIGHT.corrections)
         running, context = self.running(), None
         try:

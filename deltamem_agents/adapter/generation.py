@@ -78,7 +78,8 @@ class Generate(Override):
 
     name = "generate"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate."""
         outer, FLIGHT.generation = FLIGHT.generation, Generation(find_decoder(self.module))
         try:
             return self.__wrapped__(*args, **kwargs)
@@ -91,7 +92,8 @@ class StoppingCriteria(Override):
 
     name = "_get_stopping_criteria"
 
-    def __call__(self, generation_config: Any, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
+    def run(self, generation_config: Any, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
+        """Make the criteria, watched."""
         criteria = self.__wrapped__(generation_config, *args, **kwargs)
         generation = FLIGHT.generation
         if generation is None or generation.decoder is not find_decoder(self.module):

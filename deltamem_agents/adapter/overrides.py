@@ -5,36 +5,58 @@ Hooks on a forward are passed over by `KeyboardInterrupt`, and `generate` has no
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable
+from itertools import count
 from typing import Any, ClassVar
 
 from torch import nn
+
+from deltamem_agents.errors import StateError
 
 
 class Override:
     """Stands in a module's own table under a method's name; the class keeps its method.
 
     It holds no reference to its module, so that a model goes as soon as nobody wants it, and it is
-    copied and pickled with the module.
+    copied and pickled with the module. Others may wrap it; when it has been taken away, it stays in
+    the table as long as they do, and only calls what is below.
 
     Args:
         module: whose method.
-        below: what stood there before, if that was not the class's.
     """
 
     #: Of the method.
     name: ClassVar[str]
 
-    def __init__(self, module: nn.Module, below: Callable[..., Any] | None = None) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self._module = weakref.ref(module)
-        self._below = below
+        self._below: Callable[..., Any] | None = None
+        self._key = ""
+        self.away = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (self.__wrapped__ if self.away else self.run)(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """What the method does as long as this is in place."""
+        raise NotImplementedError
 
     @property
     def module(self) -> nn.Module:
-        """Whose method this is."""
+        """Whose method this is.
+
+        Raises:
+            StateError: it is gone, and a shallow copy of it is called.
+        """
         module = self._module()
-        assert module is not None
+        if module is None:
+            raise StateError(
+                "a shallow copy of a model is called while the model is there",
+                got="a model that is gone",
+                remedy="Use copy.deepcopy(model), or keep the model.",
+            )
         return module
 
     @property
@@ -45,24 +67,43 @@ class Override:
         method: Callable[..., Any] = getattr(type(self.module), self.name).__get__(self.module)
         return method
 
+    @property
+    def __func__(self) -> Callable[..., Any]:
+        """As a function of the module, as of any method: wrapped and bound again, it goes with it.
+
+        A copy of the module finds the copy of this in its own table.
+        """
+        key = self._key
+
+        def method(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return module.__dict__[key](*args, **kwargs)
+
+        own = inspect.Parameter("_module", inspect.Parameter.POSITIONAL_ONLY)
+        others = inspect.signature(self.__wrapped__).parameters.values()
+        method.__signature__ = inspect.Signature([own, *others])  # type: ignore[attr-defined]
+        method.__name__ = self.name
+        return method
+
     @classmethod
     def of(cls, module: nn.Module) -> Any:
         """The override of this kind that a module has, wrapped by others or not; or None."""
-        found = module.__dict__.get(f"_delta_mem_{cls.name}")
-        return found if isinstance(found, cls) else None
+        table = module.__dict__.values()
+        return next((x for x in table if isinstance(x, cls) and not x.away), None)
 
     def put(self) -> None:
         """Take the method's place."""
         table = self.module.__dict__
         self._below = table.get(self.name)
-        table[self.name] = table[f"_delta_mem_{self.name}"] = self
+        keys = (f"_delta_mem_{self.name}_{n}" for n in count())
+        self._key = next(key for key in keys if key not in table)
+        table[self.name] = table[self._key] = self
 
     def take_away(self) -> None:
         """Give the place back; where others have wrapped this, it only calls what is below."""
+        self.away = True
         table = self.module.__dict__
-        table.pop(f"_delta_mem_{self.name}", None)
         if table.get(self.name) is self:
-            del table[self.name]
+            del table[self._key], table[self.name]
             if self._below is not None:
                 table[self.name] = self._below
 

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from deltamem_agents.adapter import (
     DeltaMemConfig,
     MemoryCache,
+    MemoryCall,
     adapter_config,
     adapter_fingerprint,
     adapter_parameters,
@@ -196,6 +197,11 @@ def test_methods_that_others_have_replaced_stay_theirs(backbone, tokens):
     assert vars(model.model)["forward"] is above
     assert torch.equal(logits(model, ids), before)
     attach(model, DeltaMemConfig(init="random"))
+    cache = MemoryCache(model)  # what we had there before is below those, and does nothing
+    model(ids, past_key_values=cache, delta_mem=MemoryCall(write=False))
+    assert float(cache.memory.abs().max()) == 0
+    model(ids, past_key_values=cache)
+    assert float(cache.memory.abs().max()) > 0
     detach(model)
     assert vars(model.model)["forward"] is above
 
