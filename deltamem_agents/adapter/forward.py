@@ -34,6 +34,8 @@ class ModelForward(Override):
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """One call."""
         given, outer = _said(kwargs), (FLIGHT.given, FLIGHT.flown)
+        if given is None and FLIGHT.call is None:  # of a model around this one
+            given = FLIGHT.given
         flown: list[CallContext] = []
         try:
             FLIGHT.given, FLIGHT.flown = given, flown
@@ -145,19 +147,18 @@ def _land(flown: list[CallContext]) -> None:
 
 
 def install(model: nn.Module, layers: list[DeltaMemLayer]) -> None:
-    """Put everything in place that a model needs beside its layers, once; or refresh their list."""
-    entry = find_entry(model)
-    if entry is not None:
+    """Put everything in place that a model needs beside its layers, where it is not there yet."""
+    entry, decoder = find_entry(model), find_decoder(model)
+    if entry is None:
+        DecoderForward(decoder, layers).put()
+    else:
         entry.layers = layers
-        return
-    decoder = find_decoder(model)
-    DecoderForward(decoder, layers).put()
-    if model is not decoder:
+    if model is not decoder and not any(ModelForward.of(module) for module in model.modules()):
         ModelForward(model).put()
-    generator = generation.generator_of(model)
-    if generator is not None:
+    for generator in generation.generators_of(model, decoder):
         for override in generation.OVERRIDES:
-            override(generator).put()
+            if override.of(generator) is None:
+                override(generator).put()
 
 
 def uninstall(model: nn.Module) -> None:

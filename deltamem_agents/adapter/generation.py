@@ -110,9 +110,17 @@ class StoppingCriteria(Override):
 OVERRIDES = (Generate, StoppingCriteria)
 
 
-def generator_of(model: nn.Module) -> nn.Module | None:
-    """The module in a model whose `generate` is called, or None."""
-    return next((m for m in model.modules() if isinstance(m, GenerationMixin)), None)
+def generators_of(model: nn.Module, decoder: nn.Module) -> list[nn.Module]:
+    """The modules in a model whose `generate` runs a decoder: one may call that of another."""
+    found = [m for m in model.modules() if isinstance(m, GenerationMixin)]
+    return [m for m in found if _decoder_of(m) is decoder]
+
+
+def _decoder_of(model: nn.Module) -> nn.Module | None:
+    try:
+        return find_decoder(model)
+    except UnsupportedModelError:  # an encoder, or a part that has no list of layers
+        return None
 
 
 def running(decoder: nn.Module) -> Generation | None:

@@ -27,7 +27,9 @@ def attach(model: nn.Module, config: DeltaMemConfig, *, name: str = "default") -
     hooks carry the corrections. With several adapters, the one attached last is the active one.
 
     Args:
-        model: a decoder of transformers.
+        model: a decoder of transformers, and the very module that is called: what is called around
+            it (`lm.generate` after `attach(lm.model, ..)`) tells the memory nothing of beams, and
+            of rows that have ended.
         config: what to attach.
         name: the adapter's name.
 
