@@ -9,7 +9,7 @@ when the last of them goes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, and_, delete, func, select
 
@@ -122,33 +122,43 @@ def remove(
     needed = _needed(connection, context, held, survivors)
     keep = {entry.row for entry in survivors}
     gone = [entry for entry in held if entry.row not in keep and entry.row not in needed]
-    unseen = [entry for entry in held if entry.row in doomed and entry.row in needed]
+    unseen = [entry for entry in held if entry.row in needed and entry.row not in keep]
     candidates = referenced(connection, context, thread_id, [*gone, *unseen])
     writes = delete_writes(connection, context, thread_id, gone, ())
-    names = sorted({name for entry in survivors for name in entry.deltas})
-    writes += delete_writes(connection, context, thread_id, unseen, names)
     delete_rows(connection, context, gone)
-    hide(connection, context, unseen, names)
-    visible = sum(1 for entry in gone if not entry.hidden) + len(unseen)
-    removal = Removal(0, visible, len(unseen), writes)
+    for names, entries in _by_names(unseen, needed).items():
+        writes += delete_writes(connection, context, thread_id, entries, sorted(names))
+        hide(connection, context, entries, sorted(names))
+    new = sum(1 for entry in unseen if not entry.hidden)
+    visible = sum(1 for entry in gone if not entry.hidden) + new
+    removal = Removal(0, visible, new, writes)
     return removal + collect(connection, context, candidates)
+
+
+def _by_names(
+    entries: Sequence[Held], needed: Mapping[int, set[str]]
+) -> dict[frozenset[str], list[Held]]:
+    result: dict[frozenset[str], list[Held]] = {}
+    for entry in entries:
+        result.setdefault(frozenset(needed[entry.row]), []).append(entry)
+    return result
 
 
 def _needed(
     connection: Connection, context: Context, held: Sequence[Held], survivors: Sequence[Held]
-) -> set[int]:
-    """Rows that a survivor's DeltaChannels are to be read from."""
+) -> dict[int, set[str]]:
+    """Rows that a survivor's DeltaChannels are to be read from, and which of these are."""
     names = sorted({name for entry in survivors for name in entry.deltas})
     if not names:
-        return set()
+        return {}
     stored = _stored(connection, context, [entry.row for entry in held], names)
     by_place = {entry.place: entry for entry in held}
-    needed: set[int] = set()
+    needed: dict[int, set[str]] = {}
     for survivor in survivors:
         missing = set(survivor.deltas)
         entry = _parent(by_place, survivor)
         while missing and entry is not None:
-            needed.add(entry.row)
+            needed.setdefault(entry.row, set()).update(missing)
             missing -= stored.get(entry.row, set())
             entry = _parent(by_place, entry)
     return needed

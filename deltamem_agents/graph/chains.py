@@ -24,11 +24,12 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from deltamem_agents.errors import ThreadHistoryError
 from deltamem_agents.graph.saved import Place, namespace_of, parent_of, place_of, ran_once
-from deltamem_agents.graph.scrub import mentions, scrub
+from deltamem_agents.graph.scrub import mentions, messages_within, scrub
 from deltamem_agents.graph.steps import Effect, Steps
 from deltamem_agents.graph.thread import Thread
 
 _COUNTERS = "counters_since_delta_snapshot"  # LangGraph's metadata: its DeltaChannels by name
+_OWNED = "with SQLAlchemySaver its writes of that turn could go."
 _InTurn = Callable[[CheckpointTuple], bool]
 
 
@@ -40,11 +41,13 @@ class Chains:
         specs: namespace -> the DeltaChannels that its graph declares; none where it is unknown.
         namespace: the graph whose values must be known exactly.
         changes: per checkpoint and channel, whether it is stored as a change.
+        drifting: channels whose messages have other ids at every reading.
     """
 
     specs: Callable[[str], Mapping[str, DeltaChannel[Any]]]
     namespace: str
     changes: dict[Place, dict[str, bool]] = field(default_factory=dict)
+    drifting: set[str] = field(default_factory=set)
 
     def whole(
         self, thread: Thread, saved: Sequence[CheckpointTuple]
@@ -102,8 +105,12 @@ class Chains:
     ) -> Any:
         spec = self.specs(namespace_of(one)).get(name)
         if spec is not None:
-            return reduced(spec, held, writes)
-        return [*(held or ()), *_messages([value for _, _, value in writes])]
+            value = reduced(spec, held, writes)
+            if _ids_drift(spec, held, writes, value):
+                self.drifting.add(name)
+            return value
+        before = held if isinstance(held, list) else messages_within(held)
+        return [*before, *messages_within([value for _, _, value in writes])]
 
     def plan(
         self, saved: Sequence[CheckpointTuple], gone: Collection[str], turn: _InTurn, *, owned: bool
@@ -124,15 +131,36 @@ class Chains:
         for one in saved:
             before = by_place.get((namespace_of(one), parent_of(one) or ""))
             for name, is_change in self.changes[place_of(one)].items():
-                if not is_change or (before is None and parent_of(one)):
-                    links.store(one, name, anew=is_change)
+                if not is_change:
+                    links.store(one, name, anew=False)
+                elif before is None and parent_of(one):
+                    self._plan_pruned(links, one, name, gone, turn)
                 elif before is not None and self._agrees(before, one, name, gone, turn):
                     links.keep(before, name)
                 elif before is not None and name in self.specs(namespace_of(one)):
                     links.store(one, name, anew=True)
-                elif before is not None:
-                    _refuse_kept(before, one, name, gone, turn, owned=owned)
+                elif before is not None and not _can_go(before, one, name, gone, turn, owned=owned):
+                    _refuse(one, name, None if owned else _OWNED)
         return links
+
+    def _plan_pruned(
+        self,
+        links: Links,
+        one: CheckpointTuple,
+        name: str,
+        gone: Collection[str],
+        turn: _InTurn,
+    ) -> None:
+        """A change to what no listing shows: only a known reducer tells its value.
+
+        What one call alone had is not read again, so all of it is cut from its hidden past;
+        elsewhere the saver's own chain is the value.
+        """
+        values, known = one.checkpoint["channel_values"], name in self.specs(namespace_of(one))
+        if known or (ran_once(one) and (turn(one) or mentions(values, gone))):
+            links.store(one, name, anew=True)
+        elif mentions(values[name], gone):
+            _refuse(one, name, "forget before the thread is pruned.")
 
     def _agrees(
         self,
@@ -152,7 +180,10 @@ class Chains:
         held, comes = (each.checkpoint["channel_values"].get(name) for each in (before, one))
         if not mentions(held, gone) and not mentions(comes, gone):
             return True
-        return bool(reduced(spec, scrub(held, gone), writes) == scrub(comes, gone))
+        try:
+            return bool(reduced(spec, scrub(held, gone), writes) == scrub(comes, gone))
+        except Exception:  # a reducer of the user's, or values such as arrays: then it is whole
+            return False
 
 
 @dataclass
@@ -179,6 +210,10 @@ class Links:
         """Keep the writes to a channel."""
         self.kept.setdefault(place_of(one), set()).add(name)
 
+    def emptied(self, place: Place) -> dict[str, Any]:
+        """The values of a checkpoint that is never read again: nothing, nor what is hidden."""
+        return {name: _DeltaSnapshot([]) for name in sorted(self.stored.get(place, ()))}
+
     def folded(self, place: Place, checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
         """A checkpoint of whole values as it is stored.
 
@@ -203,25 +238,25 @@ def reduced(spec: DeltaChannel[Any], held: Any, writes: Sequence[PendingWrite]) 
     return channel.get()
 
 
+def _ids_drift(
+    spec: DeltaChannel[Any], held: Any, writes: Sequence[PendingWrite], value: Any
+) -> bool:
+    """Whether the reducer names messages that were written without an id anew at every reading."""
+    written = [value for _, _, value in writes]
+    parts = [part for each in written for part in (each if isinstance(each, list) else [each])]
+    if all(isinstance(part, BaseMessage) and part.id for part in parts):
+        return False
+    told = {message.id for message in messages_within([held, written])}
+    made = {message.id for message in messages_within(value)} - told
+    again = {message.id for message in messages_within(reduced(spec, held, writes))} - told
+    return made != again
+
+
 def _writes(one: CheckpointTuple | None, name: str) -> list[PendingWrite]:
     return [write for write in (one.pending_writes or () if one else ()) if write[1] == name]
 
 
-def _messages(value: Any) -> list[BaseMessage]:
-    """All messages that stand somewhere in a value's lists and mappings."""
-    if isinstance(value, BaseMessage):
-        return [value]
-    parts: Any = ()
-    if isinstance(value, Mapping):
-        parts = value.values()
-    elif isinstance(value, list | tuple):
-        parts = value
-    elif hasattr(value, "value"):  # Overwrite
-        parts = (value.value,)
-    return [message for part in parts for message in _messages(part)]
-
-
-def _refuse_kept(
+def _can_go(
     before: CheckpointTuple,
     one: CheckpointTuple,
     name: str,
@@ -229,15 +264,16 @@ def _refuse_kept(
     turn: _InTurn,
     *,
     owned: bool,
-) -> None:
-    """Refuse where the writes between two checkpoints of an unknown reducer cannot just go."""
-    told = _messages([value for _, _, value in _writes(before, name)])
-    if ran_once(one) or (owned and (turn(one) or all(message.id in gone for message in told))):
-        return
+) -> bool:
+    """Whether the writes between two checkpoints of an unknown reducer can just go."""
+    told = messages_within([value for _, _, value in _writes(before, name)])
+    return ran_once(one) or (owned and (turn(one) or all(message.id in gone for message in told)))
+
+
+def _refuse(one: CheckpointTuple, name: str, otherwise: str | None) -> None:
     raise ThreadHistoryError(
         "what is forgotten can be taken out of every agent of the thread",
         got=f"the DeltaChannel '{name}' of the agent {namespace_of(one)!r}, which is no node",
         remedy="Make the agent a node of the graph, keep its messages with add_messages, or let "
-        "it run without checkpointer=True"
-        + ("." if owned else "; with SQLAlchemySaver its writes of that turn could go."),
+        "it run without checkpointer=True" + (f"; {otherwise}" if otherwise else "."),
     )

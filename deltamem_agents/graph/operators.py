@@ -10,12 +10,13 @@ from langchain_core.runnables import RunnableConfig
 
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.graph import asks, intake, transfer
+from deltamem_agents.graph.repeated import Repeats
 from deltamem_agents.graph.reports import Forgotten, Ingested, Retrieved
 from deltamem_agents.graph.starting import Material
 from deltamem_agents.graph.steps import arun, run
 from deltamem_agents.graph.thread import Thread
 from deltamem_agents.graph.turns import Predicate
-from deltamem_agents.graph.unlearn import Repeats, Undecided, forget
+from deltamem_agents.graph.unlearn import Undecided, forget
 
 
 class ThreadMemory:

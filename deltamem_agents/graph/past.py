@@ -20,6 +20,8 @@ from deltamem_agents.graph.saved import (
     messages_in,
     namespace_of,
     parent_of,
+    place_of,
+    ran_once,
 )
 from deltamem_agents.graph.scrub import mentions
 from deltamem_agents.graph.steps import Effect, Steps
@@ -104,7 +106,22 @@ class Past:
     @property
     def undecided(self) -> bool:
         """Whether an agent inside the graph may hold what is forgotten, and nothing tells."""
-        return None in self.unstored.values()
+        return None in self.unstored.values() or self._pruned_inside()
+
+    def _pruned_inside(self) -> bool:
+        """Whether an agent inside may have been told it at a checkpoint that was pruned."""
+        own, there = self.own(), {place_of(one) for one in self.saved}
+        first = next((one for one in own if self._goes(messages_in(one))), None)
+        if first is None:
+            return False
+        above = parent_of(first)
+        seen = above is None or (self.namespace, above) in there
+        return any(
+            (namespace_of(one), parent_of(one)) not in there
+            and not (seen and id_of(one) < id_of(first))
+            for one in self.saved
+            if namespace_of(one) != self.namespace and parent_of(one) and not ran_once(one)
+        )
 
     def _above(self, saved: CheckpointTuple) -> str | None:
         """The id of the graph's checkpoint during which an agent inside came to one of its own."""
@@ -112,19 +129,37 @@ class Past:
         return name
 
     def _in_forgotten_run(self, name: str, own: dict[str, CheckpointTuple]) -> bool | None:
-        end = next((one for key, one in own.items() if key > name), None)
-        if end is None:
-            return None
-        begin, held = parent_of(end), messages_in(end)
-        if begin is not None and not (begin in own and begin < name):  # pruned, or another run's
-            return None if any(message.id in self.gone for message in held) else False
-        before = {message.id for message in messages_in(own[begin])} if begin else set()
-        new = [message for message in held if message.id not in before]
-        answered = exchanges(new) or exchanges(held)[-1:]
+        answered, end = self._run_of(name, own)
+        if answered is None:
+            return None if end is None or self._goes(messages_in(end)) else False
         stays = [one for one in answered if not self._goes(one)]
         if stays and len(stays) < len(answered):
             self.mixed += [one[0].id for one in stays if one[0].id and one[0].id not in self.mixed]
         return len(stays) < len(answered)
+
+    def _run_of(
+        self, name: str, own: dict[str, CheckpointTuple]
+    ) -> tuple[list[list[AnyMessage]] | None, CheckpointTuple | None]:
+        """What a run answered that came by a checkpoint not stored, if known; and its end."""
+        end = next((one for key, one in own.items() if key > name), None)
+        if end is None:
+            return None, None
+        begin, held = parent_of(end), messages_in(end)
+        if begin is not None and not (begin in own and begin < name):  # pruned, or another run's
+            return None, end
+        before = {message.id for message in messages_in(own[begin])} if begin else set()
+        new = [message for message in held if message.id not in before]
+        return exchanges(new) or exchanges(held)[-1:], end
+
+    def answered_during(self, saved: CheckpointTuple) -> list[list[AnyMessage]]:
+        """What was being answered as an agent inside came to a checkpoint; none where unknown.
+
+        Several where a run's steps were not stored: any of them may be meant.
+        """
+        own, above = {id_of(one): one for one in self.own()}, self._above(saved)
+        if above in own:
+            return exchanges(messages_in(own[above]))[-1:]
+        return (above and self._run_of(above, own)[0]) or []
 
     def _goes(self, messages: Sequence[AnyMessage]) -> bool:
         return any(message.id in self.gone for message in messages)
@@ -142,13 +177,17 @@ class Past:
         return id_of(saved) in self.during if own else self.derived(saved)
 
     def follow(self) -> None:
-        """Add what agents inside the graph were told, and said, while a forgotten turn ran."""
+        """Add what agents inside the graph were told, and said, while a forgotten turn ran.
+
+        Messages that are the graph's own too, as where it shares them, go by being chosen only.
+        """
+        own = {message.id for one in self.own() for message in messages_in(one)}
         known: dict[str, set[str]] = {}
         for one in self.saved:
             if namespace_of(one) == self.namespace or not has_messages(one):
                 continue
             seen = known.setdefault(namespace_of(one), set())
-            new = {message.id for message in messages_in(one) if message.id} - seen
+            new = {message.id for message in messages_in(one) if message.id} - seen - own
             if self.derived(one):
                 self.inside += sorted(new - self.gone)
                 self.gone |= new
@@ -160,20 +199,38 @@ class Past:
         metadata: list[Any] = [one.metadata for one in self.own()]
         return any(name in each.get(FORGOTTEN_KEY, ()) for each in metadata)
 
-    def tips(self) -> list[CheckpointTuple]:
-        """The newest checkpoint of each branch."""
-        parents = {parent_of(one) for one in self.own()}
-        return [one for one in self.own() if id_of(one) not in parents]
+    def tips(self, *, inside: bool = False) -> list[CheckpointTuple]:
+        """The newest checkpoint of each branch: of the graph, or of all agents inside it."""
+        parents = {(namespace_of(one), parent_of(one)) for one in self.saved}
+        ends = [one for one in self.saved if place_of(one) not in parents]
+        return [one for one in ends if (namespace_of(one) != self.namespace) == inside]
 
     def choose(self, chosen: Collection[str] | Predicate) -> bool:
-        """Add the turns that hold a chosen message; whether there were new ones."""
-        before = len(self.gone)
+        """Add the turns that hold a chosen message; whether there were new ones.
+
+        Raises:
+            ThreadHistoryError: a message of such a turn has no id.
+        """
+        before = len(self.lost)
         for one in self.own():
             for message in selected_turns(messages_in(one), chosen):
-                if message.id and message.id not in self.gone:
-                    self.gone.add(message.id)
+                if not message.id:
+                    _refuse_unnamed(message)
+                elif message.id not in self.lost:
                     self.lost[message.id] = message
-        return len(self.gone) > before
+        self.gone |= self.lost.keys()
+        self.mixed.clear()
+        for name in ("nested", "during", "exchanged", "unstored"):
+            self.__dict__.pop(name, None)  # they tell of what is chosen
+        return len(self.lost) > before
+
+
+def _refuse_unnamed(message: AnyMessage) -> None:
+    raise ThreadHistoryError(
+        "the messages of a forgotten turn have ids",
+        got=f"a {message.type} message without one",
+        remedy="Keep messages with the reducer add_messages, which gives each an id.",
+    )
 
 
 class _Shared:

@@ -31,9 +31,11 @@ class Forgotten:
     Args:
         message_ids: all messages that are gone, whole turns, oldest first.
         memory: the memory of the newest checkpoint now; None if nothing is left to remember.
-        repeats: later messages that say a forgotten value again; still there.
+        repeats: later messages that say a forgotten value again, also those of agents inside the
+            graph; still there.
         channels: other channels of the newest checkpoint in which a forgotten value stands; they
-            are the graph's own and were left as they are.
+            are the graph's own and were left as they are. Those of agents inside the graph are
+            named `namespace/channel`.
         inside: ids of messages of agents inside the graph that went along: what they were told and
             said while a forgotten message was being answered.
         checkpoints: how many checkpoints were rewritten.
@@ -44,7 +46,8 @@ class Forgotten:
             the saver's `purge()` later), with savers other than `SQLAlchemySaver`, whose old rows
             this package cannot delete, and where an agent inside the graph was told something in
             a run whose checkpoints are missing, so that nothing tells whether it was in a
-            forgotten turn.
+            forgotten turn. With `repeats="forget"` also where `repeats` names any that nothing
+            tells the turn of.
     """
 
     message_ids: tuple[str, ...]

@@ -181,7 +181,8 @@ def _changes(
         waits = place not in children and not past.in_turn(one)
         kept = _kept_writes(one, past.gone, links.kept.get(place, ()), waits=waits)
         if past.derived(one) and ran_once(one):
-            checkpoint, kept = {**checkpoint, "channel_values": {}}, frozenset()
+            checkpoint = {**checkpoint, "channel_values": links.emptied(place)}
+            kept = frozenset()
         parent = {**one.config["configurable"], "checkpoint_id": parent_of(one)}
         yield Rewrite({"configurable": parent}, checkpoint, one.metadata, writes, kept)
 

@@ -2,47 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
 from langgraph.types import Send
+from pydantic import BaseModel
 
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.graph.saved import MESSAGES_KEY
+from deltamem_agents.errors import ThreadHistoryError
+from deltamem_agents.graph.saved import MESSAGES_KEY, namespace_of
 from deltamem_agents.graph.state import MEMORY_KEY
 from deltamem_agents.graph.writing import is_pending
+
+_ROWS = (list, tuple, set, frozenset, deque)
+
+
+def parts_of(value: Any) -> Iterable[Any]:
+    """What a value is made of, as far as messages can stand in it; a message is one piece."""
+    if isinstance(value, BaseMessage):
+        return ()
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, _ROWS):
+        return value
+    return [getattr(value, name) for name in _attributes(value) if hasattr(value, name)]
 
 
 def mentions(value: Any, gone: Collection[str]) -> bool:
     """Whether a forgotten message stands somewhere in a value."""
     if isinstance(value, BaseMessage):
         return value.id in gone
-    if isinstance(value, Mapping):
-        return any(mentions(part, gone) for part in value.values())
-    if isinstance(value, list | tuple | set | frozenset):
-        return any(mentions(part, gone) for part in value)
-    if isinstance(value, Send):
-        return mentions(value.arg, gone)
-    if is_dataclass(value) and not isinstance(value, type | MemoryState):
-        return any(mentions(getattr(value, part.name), gone) for part in fields(value))
-    return False
+    return any(mentions(part, gone) for part in parts_of(value))
+
+
+def messages_within(value: Any) -> list[BaseMessage]:
+    """All messages that stand somewhere in a value."""
+    if isinstance(value, BaseMessage):
+        return [value]
+    return [message for part in parts_of(value) for message in messages_within(part)]
 
 
 def scrub(value: Any, gone: Collection[str]) -> Any:
-    """The same value without forgotten messages in its lists and mappings."""
-    if isinstance(value, list | tuple):
-        kept = [scrub(part, gone) for part in value if not _is_gone(part, gone)]
-        return tuple(kept) if type(value) is tuple else kept
-    if isinstance(value, dict):
-        return {key: scrub(part, gone) for key, part in value.items() if not _is_gone(part, gone)}
-    return value
+    """The same value without forgotten messages, wherever `mentions` finds them.
+
+    In a list, a set or a mapping nothing stays in their place; None does where a place cannot go,
+    as in a dataclass. A task that was sent such a message alone goes too. What has none is given
+    back as it is.
+    """
+    if _is_gone(value, gone):
+        return None
+    if not mentions(value, gone):
+        return value
+    if isinstance(value, MutableMapping):
+        kept = {key: scrub(part, gone) for key, part in value.items() if not _is_gone(part, gone)}
+        new = copy(value)
+        new.clear()
+        new.update(kept)
+        return new
+    if isinstance(value, tuple) and hasattr(value, "_make"):
+        return value._make(scrub(part, gone) for part in value)
+    if isinstance(value, _ROWS):
+        parts = [scrub(part, gone) for part in value if not _is_gone(part, gone)]
+        return deque(parts, value.maxlen) if isinstance(value, deque) else type(value)(parts)
+    names = _attributes(value)
+    new = copy(value) if names else value
+    for name in names:
+        if hasattr(value, name):
+            object.__setattr__(new, name, scrub(getattr(value, name), gone))
+    return new
+
+
+def _attributes(value: Any) -> Collection[str]:
+    """The names under which an object holds its parts."""
+    if isinstance(value, type | MemoryState):
+        return ()
+    if isinstance(value, Send):
+        return ("arg",)
+    if isinstance(value, BaseModel):
+        return (*type(value).model_fields, *(value.model_extra or ()))
+    return [part.name for part in fields(value)] if is_dataclass(value) else ()
 
 
 def _is_gone(value: Any, gone: Collection[str]) -> bool:
-    return isinstance(value, BaseMessage) and value.id in gone
+    told = value.arg if isinstance(value, Send) else value
+    return isinstance(told, BaseMessage) and told.id in gone
 
 
 def rewritten(
@@ -64,6 +112,9 @@ def rewritten(
             one version stays shared.
         due_is_gone: whether what waits to be run belongs to a forgotten turn; it is dropped.
         anew: channels that are stored in another way than before, whatever their value.
+
+    Raises:
+        ThreadHistoryError: a forgotten message stands in a value that cannot be rebuilt.
     """
     values = dict(saved.checkpoint["channel_values"])
     changed = set(anew)
@@ -71,8 +122,12 @@ def rewritten(
         if due_is_gone and is_pending(name):
             del values[name]
         elif name != MEMORY_KEY and mentions(values[name], gone):
-            values[name] = scrub(values[name], gone)
             changed.add(name)
+            scrubbed = scrub(values.pop(name), gone)
+            if mentions(scrubbed, gone):
+                _refuse(saved, name)
+            if scrubbed is not None:
+                values[name] = scrubbed
     if values.get(MEMORY_KEY) != memory:
         changed.add(MEMORY_KEY)
         values[MEMORY_KEY] = memory
@@ -99,12 +154,21 @@ def rewritten(
     }
 
 
-def texts_of(saved: CheckpointTuple, *, but: Collection[str] = ()) -> dict[str, str]:
-    """Each channel's value as text, for looking whether something stands in it."""
-    skipped = {MESSAGES_KEY, MEMORY_KEY, *but}
-    values = saved.checkpoint["channel_values"]
+def _refuse(saved: CheckpointTuple, name: str) -> None:
+    raise ThreadHistoryError(
+        "a forgotten message can be taken out of every value that holds it",
+        got=f"the channel '{name}' of {namespace_of(saved) or 'the graph'!r} with a "
+        f"{type(saved.checkpoint['channel_values'][name]).__name__}",
+        remedy="Keep messages in lists, mappings, sets or dataclasses.",
+    )
+
+
+def texts_of(saved: CheckpointTuple, gone: Collection[str]) -> dict[str, str]:
+    """Each channel's value as text once scrubbed, for looking whether something stands in it."""
     return {
-        name: repr(value)
-        for name, value in values.items()
-        if name not in skipped and not is_pending(name) and not isinstance(value, MemoryState)
+        name: repr(scrub(value, gone))
+        for name, value in saved.checkpoint["channel_values"].items()
+        if name not in (MESSAGES_KEY, MEMORY_KEY)
+        and not is_pending(name)
+        and not isinstance(value, MemoryState)
     }

@@ -19,11 +19,13 @@ class Repeat:
         message_id: the message.
         value: what it repeats, as it stood in the forgotten turn.
         text: the message's text.
+        namespace: of the agent inside the graph that holds it; empty for the graph itself.
     """
 
     message_id: str
     value: str
     text: str
+    namespace: str = ""
 
 
 def turns(messages: Sequence[AnyMessage]) -> list[list[AnyMessage]]:
