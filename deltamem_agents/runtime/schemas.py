@@ -9,17 +9,6 @@ from typing import Any
 # The widest range of 64-bit integers whose ends a float64, as grammars keep bounds, tells exactly.
 _WIDEST = 2**63 - 2**10
 _NUMBER = {"type": "number", "minimum": -_WIDEST, "maximum": _WIDEST}
-_ANY = "anything"
-_REFERENCE = {"$ref": f"#/$defs/{_ANY}"}
-_ANYTHING = {
-    "anyOf": [
-        {"type": "string"},
-        _NUMBER,
-        {"type": ["boolean", "null"]},
-        {"type": "array", "items": _REFERENCE},
-        {"type": "object", "additionalProperties": _REFERENCE},
-    ]
-}
 # Any of these says what a value is; a schema with none of them takes whatever there is.
 _SAYS = {
     "type", "enum", "const", "properties", "patternProperties", "additionalProperties", "items",
@@ -31,45 +20,66 @@ _ANNOTATIONS = ("enum", "const", "default", "examples")
 def strict(schema: Mapping[str, Any]) -> str:
     """A schema without free white space, so that what is generated is its canonical form."""
     options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    whole = {**closed(schema), "x-guidance": options}
-    whole["$defs"] = {**whole.get("$defs", {}), _ANY: _ANYTHING}
+    named, own = schema.get("$defs", {}), "anything"
+    while own in named:
+        own += "_"
+    anything = {"$ref": f"#/$defs/{own}"}
+    whole = {**closed(schema, anything), "x-guidance": options}
+    whole["$defs"] = {**whole.get("$defs", {}), own: _anything(anything)}
     return json.dumps(whole, ensure_ascii=False)
 
 
-def closed(schema: Any) -> Any:
+def _anything(reference: Mapping[str, str]) -> dict[str, Any]:
+    """A schema that any value fits; `reference` names it."""
+    return {
+        "anyOf": [
+            {"type": "string"},
+            _NUMBER,
+            {"type": ["boolean", "null"]},
+            {"type": "array", "items": reference},
+            {"type": "object", "additionalProperties": reference},
+        ]
+    }
+
+
+def closed(schema: Any, anything: Mapping[str, str]) -> Any:
     """The same schema, with objects and numbers that fit what stores and other languages have.
 
     Objects have the properties that are named and no others. Numbers without a bound of their own
     are kept to 64 bits, written without an exponent, also where a schema takes any value: with
     more, JSON has infinities and integers of any length.
+
+    Args:
+        schema: a schema or a part of one.
+        anything: refers to the schema of any value.
     """
     if schema is True:
-        return _REFERENCE
+        return anything
     if isinstance(schema, list):
-        return [closed(part) for part in schema]
+        return [closed(part, anything) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
     if "$ref" not in schema and not _SAYS & schema.keys():
-        return {**schema, **_REFERENCE}
-    result = {key: _closed_part(key, value) for key, value in schema.items()}
+        return {**schema, **anything}
+    result = {key: _closed_part(key, value, anything) for key, value in schema.items()}
     kinds = _kinds(schema)
     if kinds & {"integer", "number"} and not {"enum", "const"} & schema.keys():
         _bound(result)
     if isinstance(schema.get("properties"), Mapping):
         result.setdefault("additionalProperties", False)
     elif "object" in kinds and "patternProperties" not in schema:
-        result.setdefault("additionalProperties", _REFERENCE)
+        result.setdefault("additionalProperties", anything)
     if "array" in kinds:
-        result.setdefault("items", _REFERENCE)
+        result.setdefault("items", anything)
     return result
 
 
-def _closed_part(key: str, value: Any) -> Any:
+def _closed_part(key: str, value: Any, anything: Mapping[str, str]) -> Any:
     if key in ("properties", "patternProperties", "$defs", "definitions"):
-        return {name: closed(part) for name, part in value.items()}
+        return {name: closed(part, anything) for name, part in value.items()}
     if value is True and key not in ("items", "additionalProperties"):
         return value  # an annotation such as deprecated
-    return value if key in _ANNOTATIONS else closed(value)
+    return value if key in _ANNOTATIONS else closed(value, anything)
 
 
 def _kinds(schema: Mapping[str, Any]) -> set[str]:

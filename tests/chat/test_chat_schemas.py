@@ -202,6 +202,20 @@ def test_bounds_of_a_schema_stay_as_they_are():
             assert follows(engine, rules, f'{{"x": {text}}}') is wanted
 
 
+def test_a_definition_of_the_users_keeps_its_name():
+    schema = {
+        "type": "object",
+        "properties": {"n": {"$ref": "#/$defs/anything"}, "m": {"$ref": "#/$defs/anything_"}},
+        "required": ["n", "m"],
+        "additionalProperties": True,
+        "$defs": {"anything": {"type": "integer"}, "anything_": {"type": "boolean"}},
+    }
+    engine, rules = tiny_engine(), Rules(calls="never", schema=schema)
+    assert follows(engine, rules, '{"n": 1, "m": true, "x": "free"}')
+    assert not follows(engine, rules, '{"n": "no", "m": true}')
+    assert not follows(engine, rules, '{"n": 1, "m": "no"}')
+
+
 def follows(engine, rules: Rules, text: str) -> bool:
     """Whether a reply may be this text."""
     matcher = engine.grammars.compile(rules)()
