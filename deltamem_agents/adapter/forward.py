@@ -64,8 +64,9 @@ class DecoderForward(Override):
         super().__init__(module)
         self.layers = layers or []
         self.trainable: list[str] = []
-        self._plan: tuple[tuple[int, ...], Plan] | None = None
-        parameters = inspect.signature(module.forward).parameters.values()
+        parameters = inspect.signature(getattr(type(module), self.name)).parameters.values()
+        named = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        self._names = tuple(named[1:])  # without self
         self._passes_keywords = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
     def take_away(self) -> None:
@@ -80,11 +81,8 @@ class DecoderForward(Override):
 
     def plan(self, running: dict[int, DeltaMemory]) -> Plan:
         """Which states the running adapters need."""
-        key = tuple(map(id, running.values()))
-        if self._plan is None or self._plan[0] != key:
-            config = next(iter(running.values())).config
-            self._plan = (key, Plan(tuple(running), config.heads, config.rank))
-        return self._plan[1]
+        config = next(iter(running.values())).config
+        return Plan(tuple(running), config.heads, config.rank)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """One call."""
@@ -92,7 +90,8 @@ class DecoderForward(Override):
         running, context = self.running(), None
         try:
             if running:
-                context = self._begin(given, running, args, kwargs)
+                args, kwargs = self._by_name(args, kwargs)
+                context = self._begin(given, running, kwargs)
             FLIGHT.call, FLIGHT.corrections = context, None
             if context is not None and self._passes_keywords:
                 kwargs["delta_mem"] = context
@@ -111,13 +110,22 @@ class DecoderForward(Override):
         finally:
             FLIGHT.call, FLIGHT.corrections = outer
 
+    def _by_name(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Arguments by their names, as far as they have any."""
+        if not args:
+            return args, kwargs
+        named = dict(zip(self._names, args, strict=False))
+        if twice := named.keys() & kwargs.keys():
+            raise TypeError(f"forward() got multiple values for argument {min(twice)!r}")
+        return args[len(named) :], named | kwargs
+
     def _begin(
-        self, given: MemoryCall | None, running: dict[int, DeltaMemory], args: Any, kwargs: Any
+        self, given: MemoryCall | None, running: dict[int, DeltaMemory], kwargs: dict[str, Any]
     ) -> CallContext:
         module = self.module
         _refuse_paged(module, kwargs)
         _land(FLIGHT.flown or [])  # of a decoder that runs twice in one forward
-        tokens, cache, plan = _tokens(args, kwargs), _cache(module, kwargs), self.plan(running)
+        tokens, cache, plan = _tokens(kwargs), _cache(module, kwargs), self.plan(running)
         given = given or getattr(cache, "call", None) or MemoryCall()
         home = MemoryStore(plan) if cache is None else remember(cache, plan)
         past = 0 if cache is None else int(cache.get_seq_length())
@@ -213,13 +221,16 @@ def _needless(token_mask: torch.Tensor) -> bool:
     return cheap and not torch.compiler.is_compiling() and bool(token_mask.all())
 
 
-def _tokens(args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
+def _tokens(kwargs: dict[str, Any]) -> torch.Tensor:
     for name in ("input_ids", "inputs_embeds"):
         if kwargs.get(name) is not None:
             tokens: torch.Tensor = kwargs[name]
             return tokens
-    first: torch.Tensor = args[0]
-    return first
+    raise ConfigError(
+        "a decoder is given tokens",
+        got=f"{', '.join(sorted(kwargs)) or 'nothing'}",
+        remedy="Pass input_ids or inputs_embeds.",
+    )
 
 
 def _cache(decoder: nn.Module, kwargs: dict[str, Any]) -> Cache | None:

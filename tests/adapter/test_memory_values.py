@@ -176,6 +176,23 @@ def test_hidden_states_may_come_as_embeddings_or_positionally(model, tokens):
     assert all(isinstance(record, WriteRecord) for record in cache.records)
 
 
+@torch.no_grad()
+def test_arguments_of_the_decoder_may_come_without_names(model, tokens):
+    decoder, ids = model.model, tokens(2, 8)
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    named, first, second = (MemoryCache(model) for _ in range(3))
+    decoder(input_ids=ids, attention_mask=mask, past_key_values=named)
+    decoder(ids, mask, past_key_values=first)
+    decoder(ids, mask, None, second)
+    assert torch.equal(first.memory, named.memory)
+    assert torch.equal(second.memory, named.memory)
+    with pytest.raises(TypeError, match="multiple values"):
+        decoder(ids, input_ids=ids)
+    with pytest.raises(ConfigError, match="input_ids"):
+        decoder(attention_mask=mask)
+
+
 @pytest.mark.long
 @torch.no_grad()
 def test_a_compiled_model_computes_the_same(build, tokens):
