@@ -2,9 +2,9 @@
 
     python -m deltamem_agents.training.builtin --output deltamem_agents/builtin
 
-Two stages train the backbone. Two in five of their batches are plain language modelling with the
+Three stages train the backbone. Two in five of their batches are plain language modelling with the
 whole conversation in view; in the others attention is cut into blocks and a memory carries what
-crosses them, so that the backbone's hidden states are ones that a memory can use. A third stage
+crosses them, so that the backbone's hidden states are ones that a memory can use. A fourth stage
 freezes the backbone and trains the memory alone on longer and fuller conversations. All can be
 killed at any moment and go on from their last snapshot.
 """
@@ -36,19 +36,18 @@ STAGES = (
     StageConfig(name="copying", steps=800, tokens=4000, hold=1.0),
     # ... then more of them, most of the same attribute, falling to rest ...
     StageConfig(
-        name="binding", steps=1300, level=2, plain_level=3, alike=0.6, hold=0.5,
-        instructed=0.2, unknown=0.3, updates=0.25,
+        name="binding", steps=1200, level=2, plain_level=3, alike=0.6, hold=0.5,
+        instructed=0.12, unknown=0.3, updates=0.25,
     ),
-    # ... then without system prompts, at half the rates, asked in words that name owner and
-    # attribute apart ...
+    # ... then system prompts that are obeyed, in half of the conversations ...
     StageConfig(
-        name="settling", steps=400, matrices=0.006, vectors=2e-3, gates=5e-3, level=4,
-        plain_level=4, alike=0.5, hold=0.3, unknown=0.3, updates=0.25,
+        name="instructing", steps=550, matrices=0.008, vectors=3e-3, gates=5e-3, level=3,
+        plain_level=4, alike=0.5, hold=0.5, instructed=0.5, unknown=0.3, updates=0.25, decline=3.0,
     ),
     # ... then the memory alone, on the frozen backbone, through long talk.
     StageConfig(
-        name="memory", steps=150, matrices=0.01, memory_share=1.0, train_backbone=False,
-        warm_up=20, level=6, alike=0.5, unknown=0.35, updates=0.25,
+        name="memory", steps=200, matrices=0.01, memory_share=1.0, train_backbone=False,
+        warm_up=20, level=6, alike=0.5, instructed=0.15, unknown=0.35, updates=0.25, decline=3.0,
     ),
 )  # fmt: skip
 

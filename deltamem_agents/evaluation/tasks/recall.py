@@ -30,6 +30,7 @@ class Setting:
         revised: whether each is told a second value later, which then holds.
         controls: whether the controls are asked too.
         unknown: whether a subject that was never told is asked too.
+        talk: least tokens of small talk after the last fact; a window's in any case.
     """
 
     facts: int
@@ -37,12 +38,15 @@ class Setting:
     revised: bool = False
     controls: bool = False
     unknown: bool = False
+    talk: int = 0
 
     @property
     def name(self) -> str:
         """The setting in words."""
         many = "fact" if self.facts == 1 else "facts"
-        return f"{self.facts} {'revised ' if self.revised else ''}{many}, {self.values} values"
+        later = f", after {self.talk:,} tokens of talk" if self.talk else ""
+        revised = "revised " if self.revised else ""
+        return f"{self.facts} {revised}{many}, {self.values} values{later}"
 
 
 SETTINGS = (
@@ -53,6 +57,8 @@ SETTINGS = (
     Setting(1, "invented", controls=True),
     Setting(4, "invented"),
     Setting(2, revised=True),
+    Setting(16),
+    Setting(4, talk=2000),
 )
 
 
@@ -98,13 +104,15 @@ class Recall(Task):
         return bool(question.detail["controls"]) and not question.group.endswith(UNKNOWN)
 
     def about(self) -> Mapping[str, Any]:
-        """Seed and sizes, and how far the facts are out of view."""
+        """Seed and sizes, and how far the facts are out of view where no talk is asked for."""
         told = [self.reader.read(episode)[0] for episode in self.episodes()]
+        about = [episode.about for episode in self.episodes()]
+        near = [one for one in about if not one["talk"]] or about
         return {
             "seed": self.seed,
             "settings": [setting.name for setting in self.settings],
             "count": self.count,
-            "distance": _range(episode.about["distance"] for episode in self.episodes()),
+            "distance": _range(one["distance"] for one in near),
             "tokens": _range(memory.tokens_written for memory in told),
             "memory_bytes": _range(memory.nbytes for memory in told),
         }
@@ -114,8 +122,8 @@ def converse(reader: Reader, setting: Setting, seed: int) -> Episode:
     """Draw a held-out conversation, long enough for its facts to leave the window; read it.
 
     Returns:
-        The episode; its `about` has "gone", the messages out of view, and "distance", the tokens
-        between the last fact and the first visible message.
+        The episode; its `about` has "gone", the messages out of view, "distance", the tokens
+        between the last fact and the first visible message, and the setting's "talk".
     """
     engine = reader.engine
     world = World(seed, split="test", values=setting.values)
@@ -123,7 +131,7 @@ def converse(reader: Reader, setting: Setting, seed: int) -> Episode:
     turns, truth = world.history(setting.facts, setting.facts, updates=updates)
     told = len(turns)
     after = 0
-    while after < engine.context_window:
+    while after < max(engine.context_window, setting.talk):
         turns.append(world.chat())
         after += _tokens(engine, turns[-1].messages())
     messages = [message for turn in turns for message in turn.messages()]
@@ -140,7 +148,7 @@ def converse(reader: Reader, setting: Setting, seed: int) -> Episode:
     if gone < 2 * told:
         raise AssertionError(f"a fact is still visible: {gone} of {2 * told} messages are gone")
     distance = _tokens(engine, messages[2 * told : gone])
-    return replace(episode, about={"distance": distance, "gone": gone})
+    return replace(episode, about={"distance": distance, "gone": gone, "talk": setting.talk})
 
 
 def _asked(setting: Setting, turn: Turn, group: str, **row: Any) -> Question:
