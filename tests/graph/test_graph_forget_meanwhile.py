@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,21 @@ from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.errors import ConflictError
 from deltamem_agents.graph import unlearn
 from deltamem_agents.graph.operators import ThreadMemory
-from tests.graph.test_graph_unfinished import SECRET, WHERE, agent, is_forgotten, told
+from deltamem_agents.graph.reports import Forgotten
+from tests.checkpoint.conftest import BACKENDS, make_database
+from tests.graph.test_graph_operators import close
+from tests.graph.test_graph_unfinished import SECRET, WHERE, agent, replayed, told
 
 
-@pytest.fixture(params=["sqlite", "plain", "postgres"])
+@pytest.fixture(params=["plain", *BACKENDS])
 def saver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "plain":
         yield InMemorySaver()
         return
-    postgres = request.param == "postgres"
-    where = request.getfixturevalue("postgres_url") if postgres else tmp_path / "agent.db"
-    with SQLAlchemySaver(where) as made:
+    url, give_back = make_database(request.param, tmp_path)
+    with SQLAlchemySaver(url) as made:
         yield made
+    give_back()
 
 
 def in_between(
@@ -44,18 +48,41 @@ def in_between(
     return calls
 
 
+def is_nowhere(graph: Any, model: Any, folder: Path) -> None:
+    """The text is in no state of the thread, its memory never read it, and no file has it."""
+    for one in graph.get_state_history(WHERE):
+        assert not [m for m in one.values.get("messages", []) if SECRET in m.text]
+    now = graph.get_state(WHERE).values
+    close(now["delta_memory"], replayed(model, now["messages"]))
+    for part in folder.iterdir():
+        assert SECRET.encode() not in part.read_bytes(), part.name
+
+
+async def awaited(thread: ThreadMemory, badge: str, saver: Any) -> Forgotten:
+    try:
+        return await thread.aforget(badge)
+    finally:
+        if isinstance(saver, SQLAlchemySaver):
+            await saver.aclose_loop()
+
+
+@pytest.mark.parametrize("transport", ["sync", "async"])
 def test_a_turn_that_runs_meanwhile_is_forgotten_in_too(
-    tiny: Any, saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Any, saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str
 ) -> None:
     model = tiny(context_window=480, low_water=300)
     graph = agent(model, saver)
     badge = told(graph, turns=2)
     say = {"messages": [HumanMessage("told while it worked")]}
     calls = in_between(monkeypatch, lambda: graph.invoke(say, WHERE))
-    report = ThreadMemory(graph, WHERE).forget(badge)
+    thread = ThreadMemory(graph, WHERE)
+    if transport == "sync":
+        report = thread.forget(badge)
+    else:
+        report = asyncio.run(awaited(thread, badge, saver))
     assert len(calls) == 1
     assert report.purged is isinstance(saver, SQLAlchemySaver)
-    is_forgotten(graph, model, None, tmp_path)
+    is_nowhere(graph, model, tmp_path)
     texts = [message.text for message in graph.get_state(WHERE).values["messages"]]
     assert "told while it worked" in texts
 
@@ -71,7 +98,7 @@ def test_two_forgettings_at_once_bring_nothing_back(
     report = ThreadMemory(graph, WHERE).forget(first)
     assert len(calls) == 1
     assert first in report.message_ids
-    is_forgotten(graph, model, None, tmp_path)
+    is_nowhere(graph, model, tmp_path)
     now = graph.get_state(WHERE).values["messages"]
     assert [message.text for message in now if message.type == "human"] == ["fact 2: 14"]
 
