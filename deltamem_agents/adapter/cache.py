@@ -41,7 +41,7 @@ class Remembers:
         """Return all states as they were before the newest tokens; nothing changes.
 
         Raises:
-            StateError: they are too many, or gone (see `store.TAIL`).
+            StateError: they are too many, or gone (see `history.TAIL`).
         """
         return self._store.memory_before(tokens)
 
@@ -67,20 +67,24 @@ class Remembers:
 
     def crop_kv(self, tokens: int) -> None:
         """Take the newest tokens from keys and values and leave the memory as it is."""
+        self._store.refuse_torn()
         super().crop(-tokens)  # type: ignore[misc]
         self._store.forget_history()
 
     # Cache methods of transformers, with the memory following.
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
+        self._store.refuse_torn()
         super().reorder_cache(beam_idx)  # type: ignore[misc]
         self._store.map(lambda s: s.index_select(0, beam_idx.to(s.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        self._store.refuse_torn()
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
         self._store.map(lambda s: s.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        self._store.refuse_torn()
         super().batch_select_indices(indices)  # type: ignore[misc]
         self._store.map(lambda s: s[indices])
 
@@ -93,8 +97,9 @@ class Remembers:
         """Take back the newest tokens (a negative number) from the memory too.
 
         Raises:
-            StateError: they are too many, or gone (see `store.TAIL`); nothing has changed then.
+            StateError: they are too many, or gone (see `history.TAIL`); nothing has changed then.
         """
+        self._store.refuse_torn()
         if tokens_to_remove < 0:
             self._store.roll_back(-tokens_to_remove)
         super().crop(tokens_to_remove)  # type: ignore[misc]
@@ -157,13 +162,7 @@ def remember(cache: Cache, plan: Plan) -> MemoryStore:
             has read, or a call has failed in the middle and it could not be put back.
     """
     if isinstance(cache, Remembers):
-        if cache._store.torn:
-            raise StateError(
-                "all layers of a cache have read the same tokens",
-                got=f"after a call that failed, some of {', '.join(cache._store.torn)}",
-                remedy="The memory is as it was before that call. Call cache.drop_kv() and read "
-                "again what is to be seen, with MemoryCall(write=False).",
-            )
+        cache._store.refuse_torn()
         if cache._store.plan != plan:
             raise StateError(
                 f"the cache's memory belongs to the active adapter ({plan})",

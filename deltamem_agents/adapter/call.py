@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from deltamem_agents.adapter.decoding import Decoding
+from deltamem_agents.adapter.history import Left, Undo
 from deltamem_agents.adapter.segments import Sums
-from deltamem_agents.adapter.store import MemoryStore, Undo, WriteRecord
+from deltamem_agents.adapter.store import MemoryStore, WriteRecord
 from deltamem_agents.errors import BoundaryError, StateError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ class CallContext:
     carries_graph: bool = False
     running: dict[int, DeltaMemory] = field(default_factory=dict)
     initial: dict[int, Tensor] = field(default_factory=dict)
-    left: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    left: dict[int, Left] = field(default_factory=dict)
     records: list[WriteRecord] = field(default_factory=list)
     before: Before | None = None
+    after: MemoryStore | None = None
     decoding: Decoding | None = None
     sealed: bool = False
 
@@ -99,20 +101,20 @@ class CallContext:
 
     def land(self) -> None:
         """Hand over what the layers left: the forward has run."""
-        for layer, left in self.left.items():
-            self.store.put(layer, *left)
-        if self.record:
-            self.store.records = self.records
-        if self.home is not self.store:
-            self.home.become(self.store)
-        self.left.clear()
+        self.after = self.store.after(self.left, self.records if self.record else None)
+        self.home.become(self.after)
         self.before = None
+        self.left.clear()
+        self.after = None
 
     def give_up(self) -> None:
         """Put keys and values back as the memory is, as it was: the forward has failed."""
         self.sealed = True
+        if self.after is not None and self.home.states is self.after.states:
+            return  # stopped when all had been handed over
         self.left.clear()
         if self.before is not None:
+            self.home.torn = self.before.kinds  # until they have been put back
             self.home.torn = self.before.restore()
 
 

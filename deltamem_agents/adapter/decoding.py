@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deltamem_agents.adapter.store import Undo
+from deltamem_agents.adapter.history import Left, Undo
 
 if TYPE_CHECKING:
     from deltamem_agents.adapter.call import CallContext
@@ -36,7 +36,7 @@ class Decoding:
         self._shape, self._dtype = hidden.shape, hidden.dtype
         self._runs: dict[int, Callable[[int], None]] = {}
         self._parts: dict[int, dict[str, Tensor]] = {}
-        self._after: dict[int, tuple[Tensor, Undo]] = {}
+        self._after: dict[int, Left] = {}
         if hidden.is_cpu and hidden.shape[0] <= FEW and hidden.dtype in _DTYPES:
             self._prepare(context, hidden)
 
@@ -55,7 +55,7 @@ class Decoding:
                 before = context.store.get(layer, batch, hidden.device).contiguous()
                 self._parts[layer] = dict(zip(parts, pieces, strict=True))
                 self._runs[layer] = step.bind(before, after, result, scratch)
-                self._after[layer] = (after, Undo(1, before))
+                self._after[layer] = (after, Undo(1, before), None)
 
     def read(self, hidden: Tensor, context: CallContext, layer: int) -> dict[str, Tensor] | None:
         """Read and write one layer's memory.

@@ -151,7 +151,8 @@ class DecoderForward(Override):
 
 def _land(flown: list[CallContext]) -> None:
     while flown:
-        flown.pop(0).land()
+        flown[0].land()
+        del flown[0]
 
 
 def install(model: nn.Module, layers: list[DeltaMemLayer]) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from deltamem_agents.adapter.call import CallContext
 from deltamem_agents.adapter.corrections import Correction
+from deltamem_agents.adapter.history import TAIL, Undo
 from deltamem_agents.adapter.packing import Packed
 from deltamem_agents.adapter.projections import Projections
 from deltamem_agents.adapter.segments import Sums, add_sums, segment_sums
-from deltamem_agents.adapter.store import TAIL, Undo, WriteRecord
+from deltamem_agents.adapter.store import WriteRecord
 from deltamem_agents.core.scan import delta_scan
 from deltamem_agents.core.step import memory_step, unpack
 from deltamem_agents.errors import UnsupportedModelError

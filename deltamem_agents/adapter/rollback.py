@@ -35,6 +35,11 @@ class Before:
             if type(layer) is DynamicSlidingWindowLayer
         ]
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of the cache's layers."""
+        return tuple(sorted({type(layer).__name__ for layer in self._cache.layers}))
+
     def restore(self) -> tuple[str, ...]:
         """Put the cache back.
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from deltamem_agents.adapter.history import TAIL, History, Left
 from deltamem_agents.adapter.segments import Sums
 from deltamem_agents.errors import StateError
-
-#: How many of the newest tokens can be taken back, at least; speculation needs a few dozen.
-TAIL = 256
 
 
 @dataclass(frozen=True)
@@ -48,48 +44,6 @@ class WriteRecord:
     written: Tensor
 
 
-class Undo(NamedTuple):
-    """What a layer needs to take back tokens of one call.
-
-    Args:
-        length: how many can be taken back: the call's tokens, or the last of them.
-        before: the state before those.
-        sums: of open segments, before those.
-        replay: the state and sums after the first n of those; None if length is 1.
-    """
-
-    length: int
-    before: Tensor
-    sums: Sums | None = None
-    replay: Callable[[int], tuple[Tensor, Sums | None]] | None = None
-
-
-class _History:
-    """What can be taken back from one layer: calls, as far as they hold the newest tokens."""
-
-    __slots__ = ("calls", "tokens")
-
-    def __init__(self) -> None:
-        self.calls: deque[Undo] = deque()
-        self.tokens = 0
-
-    def push(self, undo: Undo) -> None:
-        self.calls.append(undo)
-        self.tokens += undo.length
-        while self.tokens - self.calls[0].length >= TAIL:
-            self.tokens -= self.calls.popleft().length
-
-    def pop(self) -> Undo:
-        undo = self.calls.pop()
-        self.tokens -= undo.length
-        return undo
-
-    def copy(self) -> _History:
-        other = _History()
-        other.calls, other.tokens = self.calls.copy(), self.tokens
-        return other
-
-
 class MemoryStore:
     """States fp32 [B, H, R, R] by layer; empty means zero, of whatever batch comes first."""
 
@@ -98,7 +52,7 @@ class MemoryStore:
         self.states: dict[int, Tensor] = {}
         self.sums: dict[int, Sums] = {}
         self.records: list[WriteRecord] = []
-        self._undo: dict[int, _History] = {}
+        self.history = History()
         #: Kinds of cache layers that a failed call has left in the middle; see `rollback`.
         self.torn: tuple[str, ...] = ()
 
@@ -106,6 +60,20 @@ class MemoryStore:
     def batch(self) -> int | None:
         """Number of sessions; None while the memory is empty and takes any."""
         return next((len(state) for state in self.states.values()), None)
+
+    def refuse_torn(self) -> None:
+        """Refuse to go on with keys and values that a failed call has left in the middle.
+
+        Raises:
+            StateError: they could not be put back, or not wholly.
+        """
+        if self.torn:
+            raise StateError(
+                "all layers of a cache have read the same tokens",
+                got=f"after a call that failed, some of {', '.join(self.torn)}",
+                remedy="The memory is as it was before that call. Call cache.drop_kv() and read "
+                "again what is to be seen, with MemoryCall(write=False).",
+            )
 
     def get(self, layer: int, batch: int, device: torch.device) -> Tensor:
         """The state of a layer, [batch, H, R, R].
@@ -126,18 +94,21 @@ class MemoryStore:
             )
         return state if state.device == device else state.to(device)
 
-    def put(
-        self, layer: int, state: Tensor, undo: Undo | None = None, sums: Sums | None = None
-    ) -> None:
-        """Replace a layer's state and open segments; with `undo`, remember how to go back."""
-        self._set(layer, state, sums)
-        if undo is None:
-            self._undo.pop(layer, None)
-            return
-        history = self._undo.get(layer)
-        if history is None:
-            history = self._undo[layer] = _History()
-        history.push(undo)
+    def after(self, left: Mapping[int, Left], records: list[WriteRecord] | None) -> MemoryStore:
+        """Another store, as this one is after a call; this one does not change.
+
+        Args:
+            left: by layer its state, with how to go back if that can be remembered, and its open
+                segments.
+            records: of the call, or None to keep those there are.
+        """
+        other = self._copy()
+        for layer, (state, _, sums) in left.items():
+            other._set(layer, state, sums)
+        if records is not None:
+            other.records = records
+        other.history = self.history.with_call(left, len(self.plan.layers))
+        return other
 
     def memory(self) -> Tensor | None:
         """All states, [B, layers, H, R, R], or None while they are zero."""
@@ -152,7 +123,7 @@ class MemoryStore:
             StateError: they were not remembered.
         """
         earlier = self._copy()
-        earlier._undo = {layer: history.copy() for layer, history in self._undo.items()}
+        earlier.history = self.history
         earlier.roll_back(tokens)
         memory = earlier.memory()
         return torch.zeros(1, *self.plan.shape, dtype=torch.float32) if memory is None else memory
@@ -174,7 +145,10 @@ class MemoryStore:
         return other
 
     def become(self, other: MemoryStore) -> None:
-        """Hold what another store holds, which is not used any more."""
+        """Hold what another store holds, which is not used any more: all of it at once.
+
+        One call into C, which no interrupt comes in the middle of.
+        """
         self.__dict__.update(other.__dict__)
 
     def _copy(self) -> MemoryStore:
@@ -198,7 +172,7 @@ class MemoryStore:
 
     def forget_history(self) -> None:
         """Give up rolling back beyond this point."""
-        self._undo.clear()
+        self.history = History()
 
     def roll_back(self, tokens: int) -> None:
         """Take back the newest tokens.
@@ -208,29 +182,18 @@ class MemoryStore:
         """
         if tokens == 0 or not self.states:
             return
-        layers = self.plan.layers
-        if any(i not in self._undo or self._undo[i].tokens < tokens for i in layers):
+        if self.history.tokens < tokens:
             raise StateError(
                 f"the newest tokens can be taken back from a memory: those of the last call, "
                 f"at most {TAIL} of a long one, nothing across a change of the batch",
                 got=tokens,
                 remedy="Keep cache.memory from before those tokens, assign it, and crop_kv.",
             )
-        for layer in layers:
-            self._roll_back_layer(layer, tokens)
-
-    def _roll_back_layer(self, layer: int, tokens: int) -> None:
-        history = self._undo[layer]
-        while tokens:
-            undo = history.pop()
-            kept = max(undo.length - tokens, 0)
-            tokens -= undo.length - kept
-            state, sums = undo.before, undo.sums
-            if kept:
-                assert undo.replay is not None
-                state, sums = undo.replay(kept)
-                history.push(undo._replace(length=kept))
-            self._set(layer, state, sums)
+        earlier = self._copy()
+        earlier.history, states = self.history.without(tokens)
+        for layer, (state, sums) in states.items():
+            earlier._set(layer, state, sums)
+        self.become(earlier)
 
     def _set(self, layer: int, state: Tensor, sums: Sums | None) -> None:
         self.states[layer] = state

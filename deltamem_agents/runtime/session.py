@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from deltamem_agents.adapter import MemoryCache
-from deltamem_agents.adapter.store import TAIL
+from deltamem_agents.adapter.history import TAIL
 from deltamem_agents.runtime.history import History
 from deltamem_agents.runtime.template import RenderedMessage
 

@@ -11,6 +11,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache, Sta
 
 from deltamem_agents.adapter import DeltaMemConfig, MemoryCache, MemoryCall, attach
 from deltamem_agents.adapter.flight import FLIGHT
+from deltamem_agents.adapter.rollback import Before
+from deltamem_agents.adapter.store import MemoryStore
 from deltamem_agents.errors import StateError
 from tests.adapter.conftest import make_model, make_tokens, stir
 
@@ -189,6 +191,13 @@ def test_what_cannot_be_put_back_is_refused_until_it_is_dropped(error, kind):
     for _ in range(2):
         with pytest.raises(StateError, match=said):
             model(more, past_key_values=cache)
+    rows = torch.tensor([0])
+    for change in (
+        lambda: cache.crop(-1), lambda: cache.crop_kv(1), lambda: cache.reorder_cache(rows),
+        lambda: cache.batch_repeat_interleave(2), lambda: cache.batch_select_indices(rows),
+    ):  # fmt: skip
+        with pytest.raises(StateError, match=said):
+            change()
     cache.drop_kv()
     fresh = MemoryCache(model, memory)
     got, expected = (model(more, past_key_values=each).logits for each in (cache, fresh))
@@ -218,3 +227,57 @@ def test_a_refused_call_is_not_remembered(error):
     inner = model.model(ids, past_key_values=cache)
     assert torch.equal(model.lm_head(inner.last_hidden_state), expected)
     assert float(cache.memory.abs().max()) > 0
+
+
+@pytest.mark.parametrize("read", [0, 6])
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("owner", ["model", "decoder"])
+@pytest.mark.parametrize("stop", ["second layer", "before", "after"])
+def test_a_memory_changes_in_all_layers_or_in_none(model, monkeypatch, read, length, owner, stop):
+    """Stopped while it is handed over, just before that, or just after."""
+    cache, twin = MemoryCache(model), MemoryCache(model)
+    if read:
+        for each in (cache, twin):
+            model(make_tokens(1, read), past_key_values=each)
+    run, more = model if owner == "model" else model.model, make_tokens(1, length, seed=1)
+    before, calls = held(cache), []
+    name = "_set" if stop == "second layer" else "become"
+    real = getattr(MemoryStore, name)
+
+    def stopping(self, *args):
+        calls.append(1)
+        if stop == "after":
+            real(self, *args)
+        if len(calls) == 2 or stop != "second layer":
+            raise KeyboardInterrupt
+        real(self, *args)
+
+    monkeypatch.setattr(MemoryStore, name, stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(more, past_key_values=cache)
+    monkeypatch.undo()
+    assert nothing_in_the_air()
+    if stop == "after":
+        model(more, past_key_values=twin)
+        before = held(twin)
+    assert same(held(cache), before)
+    again = make_tokens(1, 3, seed=2)
+    got, expected = (model(again, past_key_values=each).logits for each in (cache, twin))
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("read", [0, 6])
+def test_keys_and_values_that_were_not_put_back_wholly_are_refused(model, monkeypatch, read):
+    cache = MemoryCache(model)
+    if read:
+        model(make_tokens(1, read), past_key_values=cache)
+
+    def stopping(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Before, "restore", stopping)
+    with pytest.raises(KeyboardInterrupt), failing(PLACES["the head"](model), RuntimeError):
+        model(make_tokens(1, 5, seed=1), past_key_values=cache)
+    monkeypatch.undo()
+    with pytest.raises(StateError, match="DynamicLayer"):
+        model(make_tokens(1, 5, seed=1), past_key_values=cache)
