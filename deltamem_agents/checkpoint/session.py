@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from deltamem_agents.checkpoint.failures import DUPLICATE, error_code
 from deltamem_agents.checkpoint.statements import Parameters, Statement, Statements
 
 
@@ -71,21 +72,35 @@ class Session:
 
     def put_checkpoint(self, head: Parameters) -> tuple[int, bool]:
         """Insert or update the row of a checkpoint; its number, and whether it is new."""
-        statements = self.statements
-        if statements.family == "mysql":
-            # 1 row is counted for an insert, 2 for an update (1 for one that changes nothing).
-            count = self.run(statements.put_checkpoint, head)
-            return self._cursor.lastrowid, count == 1
-        if statements.family == "sqlite":  # where RETURNING costs more than the insert
-            new = self.run(statements.new_checkpoint, head) == 1
-            number = self._cursor.lastrowid if new else None
-        else:
-            number = self._numbered(statements.new_checkpoint, head)
+        number = self._new_checkpoint(head)
         if number is not None:
             return number, True
-        number = self._numbered(statements.put_checkpoint, head)
+        if self.statements.family == "mysql":
+            self.run(self.statements.put_checkpoint, head)
+            number = self._cursor.lastrowid
+        else:
+            number = self._numbered(self.statements.put_checkpoint, head)
         assert number is not None, "an upsert gives the row's number"
         return number, False
+
+    def _new_checkpoint(self, head: Parameters) -> int | None:
+        """Insert the row of a checkpoint; its number, or None if it is there already."""
+        statement = self.statements.new_checkpoint
+        if self.statements.family == "mysql":
+            # The count of an upsert does not tell: 1 for a new row, and for one that stays as it
+            # was; and INSERT IGNORE would also store what does not fit, cut short.
+            try:
+                self.run(statement, head)
+            except Exception as error:
+                if error_code(error) != DUPLICATE:
+                    raise
+                return None
+        elif self.statements.family == "postgresql":
+            return self._numbered(statement, head)
+        elif self.run(statement, head) != 1:  # SQLite, where RETURNING costs more than the insert
+            return None
+        number: int = self._cursor.lastrowid
+        return number
 
     def close(self) -> None:
         """Give the cursor back."""

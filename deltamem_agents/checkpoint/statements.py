@@ -84,8 +84,7 @@ class Statements:
         )
         self.copy_channels = cache(self._copy_channels)
         self.at_once = AtOnce(tables, dialect) if self.family == "postgresql" else None
-        if self.family != "mysql":
-            self.new_checkpoint = self._compile(self._new_checkpoint())
+        self.new_checkpoint = self._compile(self._new_checkpoint())
         self.put_checkpoint = self._compile(self._put_checkpoint())
         self.put_blob = self._compile(self.ignore(tables.blobs))
         self.put_channel = self._compile(_new_row(tables.channels))
@@ -133,11 +132,16 @@ class Statements:
         return sqlite.insert(table) if self.family == "sqlite" else postgresql.insert(table)
 
     def _new_checkpoint(self) -> Executable:
-        """Does nothing if it is there already; returns the row's number (SQLite: lastrowid)."""
+        """Returns the row's number (but on PostgreSQL: lastrowid).
+
+        If it is there already, nothing is done; on MySQL that is an error.
+        """
         table = self.tables.checkpoints
         values: dict[str, Any] = {
             column.name: bindparam(column.name) for column in table.columns if column.name != "id"
         }
+        if self.family == "mysql":
+            return insert(table).values(values)
         into = self._insert(table).values(values).on_conflict_do_nothing()
         executable: Executable = into if self.family == "sqlite" else into.returning(table.c.id)
         return executable
