@@ -26,11 +26,12 @@ class _Flight(threading.local):
         corrections: of the running attention. Attention modules do not nest, so one slot is enough.
     """
 
-    generation: Generation | None = None
-    given: MemoryCall | None = None
-    flown: list[CallContext] | None = None
-    call: CallContext | None = None
-    corrections: Mapping[str, Correction] | None = None
+    def __init__(self) -> None:  # once in each thread; a compiler asks what is there before a call
+        self.generation: Generation | None = None
+        self.given: MemoryCall | None = None
+        self.flown: list[CallContext] | None = None
+        self.call: CallContext | None = None
+        self.corrections: Mapping[str, Correction] | None = None
 
 
 FLIGHT = _Flight()
