@@ -130,7 +130,7 @@ class DecoderForward(Override):
         home = MemoryStore(plan) if cache is None else remember(cache, plan)
         past = 0 if cache is None else int(cache.get_seq_length())
         batch, length = tokens.shape[:2]
-        going = generation.running(module)
+        going = generation.running(module, cache)
         context = build_context(
             given,
             home,

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, StoppingCriteriaList
+from transformers.cache_utils import Cache
 
 from deltamem_agents.adapter.backbones import find_decoder
 from deltamem_agents.adapter.flight import FLIGHT
@@ -25,12 +27,17 @@ class Generation:
     Args:
         decoder: of the model that generates.
         repeats: how many rows each prompt has become.
+        cache: that it goes on with; the one of its first forward, which comes before anybody whom
+            it asks in between can make one.
         finished: Bool[B], the rows that have ended; None before the first token. With beams there
-            is no such thing: rows that end leave the batch.
+            is no such thing: rows that end leave the batch. Only the beams of a prompt that has
+            all its texts, while another prompt of the batch has not, go on unseen, and go on
+            writing.
     """
 
     decoder: nn.Module
     repeats: int = 1
+    cache: Cache | None = None
     finished: Tensor | None = None
 
     def repeats_of(self, sessions: int | None, rows: int) -> int:
@@ -38,7 +45,7 @@ class Generation:
         return self.repeats if sessions is not None and sessions * self.repeats == rows else 1
 
     def unfinished(self, tokens: Tensor) -> Tensor | None:
-        """Bool[B, 1], False for rows that have ended; None where none has.
+        """Bool[B, 1], False for rows that have ended; None where none can have.
 
         Args:
             tokens: of a forward call, [B, T, ..]; of a decode step if T is 1.
@@ -55,7 +62,9 @@ class Generation:
                 got=tokens.shape[0],
                 remedy="Use greedy decoding, sampling, beams, or assisted decoding.",
             )
-        return ~self.finished[:, None]
+        if tokens.shape[0] == 1 and not in_step():
+            return None  # when the only row has ended, generate ends
+        return ~self.finished.to(tokens.device)[:, None]
 
 
 class Watched(StoppingCriteriaList):  # type: ignore[misc]
@@ -123,7 +132,16 @@ def _decoder_of(model: nn.Module) -> nn.Module | None:
         return None
 
 
-def running(decoder: nn.Module) -> Generation | None:
-    """The `generate` that a forward of this decoder is part of, or None."""
+def in_step() -> bool:
+    """Whether processes generate in step, each until the last has ended."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def running(decoder: nn.Module, cache: Cache | None) -> Generation | None:
+    """The `generate` that a forward of this decoder with this cache is part of, or None."""
     generation = FLIGHT.generation
-    return generation if generation is not None and generation.decoder is decoder else None
+    if generation is None or generation.decoder is not decoder or cache is None:
+        return None
+    if generation.cache is None:
+        generation.cache = cache
+    return generation if generation.cache is cache else None

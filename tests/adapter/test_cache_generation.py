@@ -18,6 +18,7 @@ from transformers import (
 
 from deltamem_agents.adapter import DeltaMemConfig, MemoryCache, MemoryCall, attach, detach
 from deltamem_agents.adapter.flight import FLIGHT
+from deltamem_agents.adapter.generation import Generation
 from deltamem_agents.errors import StateError, UnsupportedModelError
 
 GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -195,6 +196,48 @@ def test_a_forward_inside_generate_that_is_not_its_own(model, tokens):
     model.generate(ids, past_key_values=cache, logits_processor=[ask], **options)
     assert refused
     assert len(cache.memory) == 3
+
+
+def test_an_ended_row_is_one_of_its_own_cache(model, tokens):
+    """Another session of as many rows, asked while one has ended, is read whole."""
+    rows, sizes = [True, False], []
+
+    class First(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.tensor(rows)
+
+    def ask(_, scores):
+        for batch in (1, 2):
+            other = MemoryCache(model)
+            model(tokens(batch, 1), past_key_values=other)
+            sizes.append(other.memory.abs().amax((1, 2, 3, 4)))
+        return scores
+
+    model.generate(
+        tokens(2, 5),
+        max_new_tokens=3,
+        stopping_criteria=[First()],
+        logits_processor=[ask],
+        **GREEDY,
+    )
+    assert len(sizes) == 6
+    assert all(float(size.min()) > 1e-3 for size in sizes)
+
+
+def test_a_single_row_needs_no_mask(model, tokens, monkeypatch):
+    """Looking into one would stall a GPU at each token."""
+    seen, unfinished = [], Generation.unfinished
+
+    def watched(self, tokens):
+        seen.append(unfinished(self, tokens))
+        return seen[-1]
+
+    monkeypatch.setattr(Generation, "unfinished", watched)
+    model.generate(tokens(1, 5), max_new_tokens=4, **GREEDY)
+    assert seen == [None] * 4
+    seen.clear()
+    model.generate(tokens(2, 5), max_new_tokens=4, **GREEDY)
+    assert [mask is None for mask in seen] == [True, False, False, False]
 
 
 def test_generate_is_a_method_of_the_model(model, tokens):
@@ -435,6 +478,16 @@ def test_threads_on_one_model_do_not_mix(model, tokens):
         for out, memory in results:
             assert torch.equal(out, alone[name][0])
             assert torch.equal(memory, alone[name][1])
+
+
+def test_a_thread_begins_with_nothing_in_the_air_and_all_of_it_there():
+    """A compiled forward asks for each of them before its first call in a thread."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(dict(vars(FLIGHT))))
+    thread.start()
+    thread.join()
+    names = ["generation", "given", "flown", "call", "corrections"]
+    assert found == [dict.fromkeys(names)]
 
 
 def test_a_batch_of_sessions_equals_each_alone(model, tokens):
