@@ -30,6 +30,10 @@ from deltamem_agents.runtime.messages import digest, normalise
 from deltamem_agents.testing import save_tiny
 
 SHAPE = (1, 1, 8, 8)
+SERVERS = {
+    "postgresql": ("DELTAMEM_TEST_POSTGRES_URL", "postgresql+psycopg://root@127.0.0.1/test"),
+    "mariadb": ("DELTAMEM_TEST_MARIADB_URL", "mariadb+pymysql://root@127.0.0.1/test"),
+}
 
 
 def name_of(message: BaseMessage) -> str:
@@ -128,11 +132,10 @@ def file_saver(tmp_path: Path) -> Iterator[SQLAlchemySaver]:
         yield saver
 
 
-@pytest.fixture
-def postgres_url() -> Iterator[str]:
-    """An empty PostgreSQL database; skipped without a server, failed with CI set."""
-    default = "postgresql+psycopg://root@127.0.0.1/test"
-    server = make_url(os.environ.get("DELTAMEM_TEST_POSTGRES_URL", default))
+def _server_database(backend: str) -> Iterator[str]:
+    """An empty database of a server; skipped without the server, failed with CI set."""
+    variable, default = SERVERS[backend]
+    server = make_url(os.environ.get(variable, default))
     engine = create_engine(
         server, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5}
     )
@@ -142,9 +145,22 @@ def postgres_url() -> Iterator[str]:
             connection.execute(text(f"CREATE DATABASE {name}"))
     except OperationalError as error:
         if os.environ.get("CI"):
-            pytest.fail(f"postgresql does not answer: {error}")
-        pytest.skip(f"postgresql does not answer: {error}")
+            pytest.fail(f"{backend} does not answer: {error}")
+        pytest.skip(f"{backend} does not answer: {error}")
     yield server.set(database=name).render_as_string(hide_password=False)
+    force = " WITH (FORCE)" if backend == "postgresql" else ""
     with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        connection.execute(text(f"DROP DATABASE {name}{force}"))
     engine.dispose()
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """An empty PostgreSQL database."""
+    yield from _server_database("postgresql")
+
+
+@pytest.fixture(params=SERVERS)
+def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database of each server."""
+    yield from _server_database(request.param)
