@@ -122,8 +122,9 @@ class ThreadMemory:
 
         Raises:
             ThreadHistoryError: the thread holds no such message, and has forgotten none; messages
-                that must be read again are in no checkpoint any more; see `undecided`; or an agent
-                inside a tool keeps its messages in a way that nothing can be taken out of.
+                that must be read again are in no checkpoint any more; see `undecided`; a message of
+                a forgotten turn has no id; or an agent inside a tool keeps its messages in a way
+                that nothing can be taken out of.
             ConflictError: others kept writing to the thread; its messages are all there.
         """
         chosen = [messages] if isinstance(messages, str) else messages
