@@ -24,7 +24,7 @@ from deltamem_agents.graph import facts as graph_facts
 from deltamem_agents.graph.middleware import DeltaMemMiddleware
 from deltamem_agents.graph.operators import ThreadMemory
 from deltamem_agents.router import FactStore, HybridRouter
-from tests.graph.test_graph_changes import joined, state_of
+from tests.graph.test_graph_changes import joined, state_of, told_nowhere
 
 SECRET = "XK-4471-Q"
 WHERE: Any = {"configurable": {"thread_id": "t"}}
@@ -58,6 +58,7 @@ def known(store: FactStore) -> list[str]:
 
 
 def is_forgotten(graph: Any, model: Any, store: FactStore | None, folder: Path | None) -> None:
+    told_nowhere(graph.checkpointer)
     for one in graph.get_state_history(WHERE):
         assert not [m for m in one.values.get("messages", []) if SECRET in m.text]
     now = graph.get_state(WHERE).values
