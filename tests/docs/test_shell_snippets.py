@@ -119,7 +119,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "docs").mkdir()
     shutil.copy(DOCS / "plot_training.py", folder / "docs")
     (folder / "runs" / "builtin").mkdir(parents=True)
-    for stage in ("copying", "binding", "settling", "memory"):
+    for stage in ("copying", "binding", "instructing", "memory"):
         log = folder / "runs" / "builtin" / f"{stage}.jsonl"
         log.write_text('{"step": 25, "memory loss": 8.0}\n{"step": 50, "memory loss": 4.0}\n')
     return {"folder": folder, **converse(folder / "agent.db")}
