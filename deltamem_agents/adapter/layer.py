@@ -77,7 +77,7 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
         if hook is None:
             hook = ProjectionExit()
             projection.register_forward_hook(hook)
-        hook.ports[correction] = port.rows
+        hook.ports = {**hook.ports, correction: port.rows}  # a new one: others may look through it
         self.projections[correction] = projection
 
     def disconnect(self) -> None:
@@ -88,7 +88,7 @@ class DeltaMemLayer(nn.ModuleDict, BaseTunerLayer):  # type: ignore[misc]
             projection = self.projections.pop(correction)
             hook = _exit_of(projection)
             if hook is not None:
-                hook.ports.pop(correction, None)
+                hook.ports = {n: rows for n, rows in hook.ports.items() if n != correction}
                 if not hook.ports:
                     drop_hooks(projection, (ProjectionExit,))
 
