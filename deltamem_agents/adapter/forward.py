@@ -1,12 +1,14 @@
 """The forward of a model and of its decoder, with a memory around it: one context a call.
 
 All of a call happens or none of it: memory, keys and values are those from before until the whole
-forward has run, and are so again if it fails, whatever stops it.
+forward has run, and are so again if it fails, whatever stops it. Hooks that others have put on the
+model itself run after its forward, when all has happened.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,10 +19,11 @@ from deltamem_agents.adapter import generation
 from deltamem_agents.adapter.backbones import find_decoder
 from deltamem_agents.adapter.cache import remember
 from deltamem_agents.adapter.call import CallContext, MemoryCall, build_context, token_mask_from
+from deltamem_agents.adapter.corrections import Correction
 from deltamem_agents.adapter.flight import FLIGHT
 from deltamem_agents.adapter.layer import DeltaMemLayer
 from deltamem_agents.adapter.memory import DeltaMemory
-from deltamem_agents.adapter.overrides import Override
+from deltamem_agents.adapter.overrides import Override, Replicate
 from deltamem_agents.adapter.rollback import Before
 from deltamem_agents.adapter.store import MemoryStore, Plan
 from deltamem_agents.errors import ConfigError, UnsupportedModelError
@@ -86,7 +89,7 @@ class DecoderForward(Override):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """One call."""
-        given, outer = _said(kwargs) or FLIGHT.given, (FLIGHT.call, FLIGHT.corrections)
+        given, outer = _said(kwargs) or FLIGHT.given, _in_the_air()
         running, context = self.running(), None
         try:
             if running:
@@ -144,9 +147,14 @@ class DecoderForward(Override):
         context.running = running
         context.checkpointed = module.training and getattr(module, "gradient_checkpointing", False)
         context.carries_graph = cache is not None and torch.is_grad_enabled()
-        if cache is not None and not torch.compiler.is_compiling():
-            context.before = Before(cache, past)
+        if cache is not None:
+            context.before = Before(cache, past, length)
         return context
+
+
+def _in_the_air() -> tuple[CallContext | None, Mapping[str, Correction] | None]:
+    """The call that this one happens in; corrections without one are of a call that was stopped."""
+    return FLIGHT.call, None if FLIGHT.call is None else FLIGHT.corrections
 
 
 def _land(flown: list[CallContext]) -> None:
@@ -160,6 +168,7 @@ def install(model: nn.Module, layers: list[DeltaMemLayer]) -> None:
     entry, decoder = find_entry(model), find_decoder(model)
     if entry is None:
         DecoderForward(decoder, layers).put()
+        Replicate(decoder).put()
     else:
         entry.layers = layers
     if model is not decoder and not any(ModelForward.of(module) for module in model.modules()):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from deltamem_agents.errors import StateError
+from deltamem_agents.errors import StateError, UnsupportedModelError
 
 
 class Override:
@@ -110,3 +110,21 @@ class Override:
     def __reduce__(self) -> Any:
         state = {name: value for name, value in self.__dict__.items() if name != "_module"}
         return type(self), (self.module,), state
+
+
+class Replicate(Override):
+    """In place of the method by which `nn.DataParallel` copies a module, in name only."""
+
+    name = "_replicate_for_data_parallel"
+
+    def run(self, *_: Any, **__: Any) -> Any:
+        """Refuse.
+
+        Raises:
+            UnsupportedModelError: always; the copies would run the layers of the one copied.
+        """
+        raise UnsupportedModelError(
+            "a model with a memory runs on devices of its own",
+            got="torch.nn.DataParallel over several devices",
+            remedy="Use DistributedDataParallel, or one device (CUDA_VISIBLE_DEVICES=0).",
+        )

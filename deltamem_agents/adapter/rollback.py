@@ -20,19 +20,21 @@ class Before:
     """What it takes to undo a call.
 
     It holds no keys and values that the call would let go of, or they would need twice the room;
-    only those of sliding windows, which are short, and forget what slides out of them.
+    only those of sliding windows that will forget what slides out of them, which are short.
 
     Args:
         cache: of the call.
         length: tokens that it holds.
+        more: tokens that the call reads.
     """
 
-    def __init__(self, cache: Cache, length: int) -> None:
+    def __init__(self, cache: Cache, length: int, more: int) -> None:
         self._cache, self._length = cache, length
         self._windows: list[tuple[Any, ...]] = [
             (layer, layer.keys, layer.values, layer.cumulative_length)
             for layer in cache.layers
             if type(layer) is DynamicSlidingWindowLayer
+            and layer.cumulative_length + more >= layer.sliding_window
         ]
 
     @property
@@ -64,7 +66,7 @@ def _cut(layer: Any, length: int) -> bool:
     if kind is DummyLayer or int(layer.get_seq_length()) <= length:
         return True
     extra = int(layer.get_seq_length()) - length
-    if kind in (DynamicLayer, DynamicIndexedLayer):
+    if kind in (DynamicLayer, DynamicIndexedLayer, DynamicSlidingWindowLayer):
         layer.crop(-extra)
     elif kind is StaticLayer:
         layer.cumulative_length.sub_(extra)

@@ -281,3 +281,37 @@ def test_keys_and_values_that_were_not_put_back_wholly_are_refused(model, monkey
     monkeypatch.undo()
     with pytest.raises(StateError, match="DynamicLayer"):
         model(make_tokens(1, 5, seed=1), past_key_values=cache)
+
+
+@pytest.mark.long
+def test_a_compiled_forward_that_fails_is_taken_back(model):
+    cache, bad = MemoryCache(model), []
+
+    @torch._dynamo.disable
+    def fail():
+        if bad:
+            raise RuntimeError("midway")
+
+    handle = model.lm_head.register_forward_pre_hook(lambda *_: fail())
+    try:
+        run = torch.compile(model, backend="eager")
+        run(make_tokens(1, 6), past_key_values=cache)
+        before = held(cache)
+        bad.append(1)
+        with pytest.raises(RuntimeError, match="midway"):
+            run(make_tokens(1, 6, seed=1), past_key_values=cache)
+    finally:
+        handle.remove()
+    assert same(held(cache), before)
+
+
+def test_what_an_interrupted_recompute_has_left_goes_with_the_next_call():
+    model, ids = make_model(rank=4).train(), make_tokens(1, 6)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    with torch.enable_grad():
+        loss = model(inputs_embeds=model.get_input_embeddings()(ids), use_cache=False).logits.sum()
+        with failing(PLACES["k of the middle"](model), KeyboardInterrupt):
+            loss.backward()
+    assert FLIGHT.corrections is not None
+    model(ids)
+    assert nothing_in_the_air()

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import GenerationMixin
 
 from deltamem_agents.adapter import DeltaMemConfig, MemoryCache, MemoryCall, attach, detach
+from deltamem_agents.errors import StateError, UnsupportedModelError
 from tests.adapter.conftest import make_backbone, make_model, make_tokens, stir
 
 
@@ -101,3 +102,21 @@ def test_a_call_reaches_the_memory_through_a_model_around_a_model():
     cache = MemoryCache(outer)
     outer(make_tokens(1, 5), past_key_values=cache, delta_mem=MemoryCall(write=False))
     assert float(cache.memory.abs().max()) == 0
+
+
+def test_copies_for_data_parallel_are_refused():
+    model = make_model()
+    with pytest.raises(UnsupportedModelError, match="DataParallel"):
+        for module in model.modules():  # as nn.DataParallel does
+            module._replicate_for_data_parallel()
+    detach(model)
+    assert len(model.model._replicate_for_data_parallel()._parameters) == 0
+
+
+def test_a_shallow_copy_runs_while_its_model_is_there():
+    model, ids = make_model(), make_tokens(1, 5)
+    copied, expected = copy.copy(model), model(ids).logits
+    assert torch.equal(copied(ids).logits, expected)
+    del model
+    with pytest.raises(StateError, match="deepcopy"):
+        copied(ids)
