@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -32,19 +33,24 @@ class _Call:
         self.error: Exception | None = None
 
     def end(self, result: Any = None, error: Exception | None = None) -> None:
-        self.done, self.result, self.error = True, result, error
+        # An interrupt may come in between: `done` is last.
+        self.result, self.error, self.done = result, error, True
+
+
+class _Queue:
+    """Who waits, and the lock of whose turn it is; held together, so that none is without both."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.waiting: deque[_Call] = deque()
 
 
 class Turns:
     """The turns of one saver's writers."""
 
     def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.RLock()
-        self._waiting: deque[_Call] = deque()
+        self._queue = _Queue()
+        _ALL.add(self)
 
     @property
     def lock(self) -> threading.RLock:
@@ -52,37 +58,54 @@ class Turns:
 
         Waiting for it is fair and short, where SQLite's own waiting sleeps.
         """
-        if self._process != os.getpid():
-            self._reset()  # the threads that hold it and wait stay behind in the parent
-        return self._lock
+        return self._queue.lock
 
     def run(self, job: Job[T], carry_out: Callable[[Job[Any]], Any]) -> T:
         """Carry out an operation, by `carry_out` in a transaction, in this thread or another."""
-        call, lock = _Call(job), self.lock
-        self._waiting.append(call)
+        call, queue = _Call(job), self._queue
         try:
-            with lock:
+            queue.waiting.append(call)
+            with queue.lock:
                 while not call.done:
-                    self._turn(carry_out)
+                    if not _turn(queue.waiting, carry_out):
+                        queue.waiting.append(call)  # an interrupt of whoever took it lost it
         except BaseException:  # an interrupt: nobody waits for it any more
             with contextlib.suppress(ValueError):
-                self._waiting.remove(call)
+                queue.waiting.remove(call)
             raise
         if call.error is not None:
             raise call.error
         result: T = call.result
         return result
 
-    def _turn(self, carry_out: Callable[[Job[Any]], Any]) -> None:
-        calls = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST))]
-        try:
-            if len(calls) > 1:
-                _together(calls, carry_out)
-            for call in calls:
-                if not call.done:
-                    _alone(call, carry_out)
-        finally:
-            self._waiting.extendleft(call for call in reversed(calls) if not call.done)
+
+_ALL: weakref.WeakSet[Turns] = weakref.WeakSet()
+
+
+def _start_over() -> None:
+    """In a child process: the threads that hold the lock and wait stay behind in the parent."""
+    for turns in _ALL:
+        turns._queue = _Queue()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over)
+
+
+def _turn(waiting: deque[_Call], carry_out: Callable[[Job[Any]], Any]) -> bool:
+    """Carry out what waits, as far as one commit takes it; whether there was anything."""
+    calls: list[_Call] = []
+    try:
+        while waiting and len(calls) < MOST:
+            calls.append(waiting.popleft())
+        if len(calls) > 1:
+            _together(calls, carry_out)
+        for call in calls:
+            if not call.done:
+                _alone(call, carry_out)
+    finally:
+        waiting.extendleft(call for call in reversed(calls) if not call.done)
+    return bool(calls)
 
 
 def _together(calls: list[_Call], carry_out: Callable[[Job[Any]], Any]) -> None:

@@ -8,9 +8,11 @@ import signal
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +37,7 @@ def _all_wait(saver: SQLAlchemySaver, count: int) -> Iterator[None]:
     with turns.lock:
         yield
         end = time.monotonic() + 30
-        while len(turns._waiting) < count:
+        while len(turns._queue.waiting) < count:
             assert time.monotonic() < end, "the writers did not come"
             time.sleep(0.001)
 
@@ -122,7 +124,7 @@ def test_another_process_that_holds_the_file_keeps_all_of_them_out_once(tmp_path
         other.execute("ROLLBACK")
         other.close()
         assert list(saver.list(None)) == []
-        assert not saver._database._turns._waiting
+        assert not saver._database._turns._queue.waiting
         assert values_of(saver, put(saver, config(), {"x": 2})) == {"x": 2}
 
 
@@ -170,7 +172,30 @@ def test_a_value_that_cannot_be_stored_never_waits(tmp_path: Path) -> None:
     with SQLAlchemySaver(tmp_path / "a.db") as saver:
         with pytest.raises(SerializationError):
             put(saver, config(), {"x": object()})
-        assert not saver._database._turns._waiting
+        assert not saver._database._turns._queue.waiting
+
+
+def _carry_out(job: Job[Any]) -> Any:
+    return job.operation(None)  # type: ignore[arg-type]
+
+
+def _job(name: str, done: list[str]) -> Job[Any]:
+    return Job(lambda session: done.append(name) or name, write=True)
+
+
+@contextmanager
+def _other_waits(turns: Turns, done: list[str]) -> Iterator[None]:
+    """Another thread's operation waits for the turn, and is carried out after it."""
+    call = (_job("other", done), _carry_out)
+    other = threading.Thread(target=turns.run, args=call, daemon=True)
+    with turns.lock:
+        other.start()
+        while not turns._queue.waiting:
+            time.sleep(0.001)
+        yield
+    other.join(30)
+    assert not other.is_alive()
+    assert not turns._queue.waiting
 
 
 def test_an_interrupt_takes_its_own_operation_along_and_no_other() -> None:
@@ -180,46 +205,71 @@ def test_an_interrupt_takes_its_own_operation_along_and_no_other() -> None:
     def interrupted(job: Job[Any]) -> Any:
         raise KeyboardInterrupt
 
-    def carry_out(job: Job[Any]) -> Any:
-        return job.operation(None)  # type: ignore[arg-type]
+    with _other_waits(turns, done), pytest.raises(KeyboardInterrupt):
+        turns.run(_job("own", done), interrupted)
+    assert done == ["other"]
 
-    def job(name: str) -> Job[Any]:
-        return Job(lambda session: done.append(name) or name, write=True)
 
-    results: list[Any] = []
-    with turns.lock:
-        other = threading.Thread(target=lambda: results.append(turns.run(job("other"), carry_out)))
-        other.start()
-        while not turns._waiting:
-            time.sleep(0.001)
-        with pytest.raises(KeyboardInterrupt):
-            turns.run(job("own"), interrupted)
-    other.join(30)
-    assert results == done == ["other"]
-    assert not turns._waiting
+@pytest.mark.parametrize("taken", [1, 2])
+def test_an_interrupt_while_operations_are_taken_loses_none_of_others(taken: int) -> None:
+    """The other's was taken and is in no list yet (1), or is in that of the interrupted (2)."""
+    turns, done = Turns(), []
+
+    class Interrupting(deque[Any]):
+        left = taken
+
+        def popleft(self) -> Any:
+            call = super().popleft()
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+            return call
+
+    turns._queue.waiting = Interrupting()
+    with _other_waits(turns, done), pytest.raises(KeyboardInterrupt):
+        turns.run(_job("own", done), _carry_out)
+    assert done == ["other"]
+
+
+def _in_child(turns: Turns, names: list[str], prepare: Callable[[], None]) -> int:
+    """How a child ended whose threads each run an operation, and nothing else is carried out."""
+    child = os.fork()
+    if child != 0:
+        return os.waitpid(child, 0)[1]
+    signal.alarm(20)  # a deadlock ends the child
+    done: list[str] = []
+    prepare()
+    threads = [
+        threading.Thread(target=lambda name=name: turns.run(_job(name, done), _carry_out))
+        for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os._exit(0 if sorted(done) == names else 1)
 
 
 def test_a_fork_takes_neither_the_lock_nor_what_waits_along() -> None:
     turns, done = Turns(), []
+    with _other_waits(turns, done):
+        assert _in_child(turns, ["child's"], lambda: None) == 0
+    assert done == ["other"]
 
-    def carry_out(job: Job[Any]) -> Any:
-        return job.operation(None)  # type: ignore[arg-type]
 
-    def job(name: str) -> Job[Any]:
-        return Job(lambda session: done.append(name) or name, write=True)
+def test_no_thread_of_a_fork_meets_the_parents_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it comes while another one makes the child's own."""
+    turns, done = Turns(), []
+    make = threading.RLock
 
-    with turns.lock:
-        parents = threading.Thread(target=lambda: turns.run(job("parent's"), carry_out))
-        parents.start()
-        while not turns._waiting:
-            time.sleep(0.001)
-        child = os.fork()
-        if child == 0:
-            signal.alarm(20)  # a deadlock ends the child
-            thread = threading.Thread(target=lambda: turns.run(job("child's"), carry_out))
-            thread.start()
-            thread.join()
-            os._exit(0 if done == ["child's"] else 1)
-        assert os.waitpid(child, 0)[1] == 0
-    parents.join(30)
-    assert done == ["parent's"]
+    def slow() -> Any:
+        time.sleep(0.5)
+        return make()
+
+    def prepare() -> None:
+        names = SimpleNamespace(RLock=slow)
+        monkeypatch.setattr("deltamem_agents.checkpoint.turns.threading", names)
+
+    with _other_waits(turns, done):
+        assert _in_child(turns, ["one", "two"], prepare) == 0
+    assert done == ["other"]
