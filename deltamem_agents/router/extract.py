@@ -164,6 +164,8 @@ def _hide(text: str, draft: Draft, hidden: list[tuple[int, int]]) -> Draft:
     at = text.find(draft.quote)
     inside = [(s - at, e - at) for s, e in hidden if s < at + len(draft.quote) and e > at]
     quote = redact(draft.quote, [(max(s, 0), min(e, len(draft.quote))) for s, e in inside])
+    if draft.kind == "mention":  # it stands against older facts whatever is hidden in it
+        return replace(draft, value=quote, quote=quote)
     if any(s < draft.end and e > draft.start for s, e in hidden):
         return replace(draft, kind="secret", value=REDACTED, quote=quote)
     return replace(draft, quote=quote)
