@@ -46,7 +46,9 @@ def by_model(model: BaseChatModel) -> Extractor:
         try:
             found = json.loads(reply[start : end + 1])
         except ValueError:
-            logger.warning("router: the extractor's reply is no JSON array: %.80r", reply)
+            # Its length alone: the reply may hold what the message keeps secret.
+            length = len(reply)
+            logger.warning("router: the extractor's %d characters are no JSON array", length)
             return []
         return [one for one in found if isinstance(one, Mapping)]
 

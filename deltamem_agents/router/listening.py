@@ -42,17 +42,19 @@ class Listener:
         return one.role in ("user", "tool") or (one.role == "assistant" and self.read_assistant)
 
     def _drafts(self, one: Heard) -> tuple[Draft, ...]:
-        found = extract(one.text, keep_secrets=self.keep_secrets)
+        found = extract(one.text, keep_secrets=True)
         if one.role != "user":
             found = tuple(draft for draft in found if draft.kind != "mention")
-        return (*found, *self._by_model(one.text[:TEXT_LIMIT], found))
+        text = one.text[:TEXT_LIMIT]
+        # All at once: what one reader calls a secret may stand in another's quote.
+        drafts = (*found, *self._by_model(text, found))
+        return hide_secrets(text, drafts, keep_secrets=self.keep_secrets)
 
     def _by_model(self, text: str, known: tuple[Draft, ...]) -> tuple[Draft, ...]:
         if self.extractor is None or not text.strip():
             return ()
         try:
-            more = verbatim_drafts(text, self.extractor(text), known)
+            return verbatim_drafts(text, self.extractor(text), known)
         except Exception as error:  # a model that fails must not stop the conversation
             logger.warning("router: the extractor failed, patterns alone are read: %r", error)
             return ()
-        return hide_secrets(text, more, keep_secrets=self.keep_secrets)

@@ -14,6 +14,42 @@ _NAMED = re.compile(
     r"[\"'`“]?(?P<value>[^\s\"'`“”,;]+(?:(?<!\.))?)",
     re.IGNORECASE,
 )
+# "password policy", "passcode field": about passwords, none of them.
+_ABOUT = (
+    r"(?!\s+(?:polic|manager|reset|length|rule|field|form|hash|strength|generator|prompt"
+    r"|requirement|protect|change|expir))"
+)
+# A pin is a secret where it is somebody's; "pin 4821 on the board" is an errand.
+_NOUN = (
+    r"(?:\b(?:password|passwd|passcode|pass ?phrase|api[ _-]?key|access[ _-]?key|cvv|cvc)"
+    r"|\b(?:my|our|the|his|her|their|its|your|new|bank|card|phone|['’]s)\s+pin(?: code)?)\b"
+) + _ABOUT
+_CODE = r"(?:(?=[^\s,;]*\d)(?=[^\s,;]*[a-z])[^\s,;\"'`“”]{5,}|\d{3,8}(?![\w:.-]*\d))"
+_TOLD = (
+    # "password hunter2", "my password's hunter2."
+    re.compile(rf"{_NOUN}\s+[\"'`“]?(?P<value>{_CODE})", re.IGNORECASE),
+    re.compile(
+        rf"{_NOUN}['’]s\s+(?:now\s+)?[\"'`“]?"
+        rf"(?P<value>{_CODE}|[^\s,;\"'`“”]+(?=[\"'`”]?\s*(?:[.!,;]|$)))",
+        re.IGNORECASE,
+    ),
+    # "the passphrase we use there now: ...", of several words
+    re.compile(
+        rf"{_NOUN}\s+(?:(?:that|which|we|I|you|they|for|of|at|on|in)\b)[^.!?:\n]{{0,60}}"
+        r":[ \t]*(?P<value>[^.!?\n]+)",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        r"\bpass ?phrase\s*(?:is now|is|was|will be|=|:)\s*(?P<value>[^.!?,;\n]+)", re.IGNORECASE
+    ),
+)
+# "Could you update my pin? I set 4821 for it.": the next sentence speaks of it, and of nothing new.
+_ASKED = re.compile(
+    rf"{_NOUN}[^.!?\n]{{0,60}}\?\s+(?P<answer>(?=[^.!?\n]*\b(?:it|that|this)\b)"
+    r"(?![^.!?\n]*\b(?:my|our|your|his|her|their)\b)[^!?\n]+)",
+    re.IGNORECASE,
+)
+_IN_ANSWER = re.compile(rf"(?<!\w)(?P<value>{_CODE})", re.IGNORECASE)
 _SHAPES = (
     re.compile(
         r"\b(sk-[A-Za-z0-9_-]{16,}|ghp_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
@@ -36,10 +72,16 @@ def secret_spans(text: str) -> list[tuple[int, int]]:
         text: any text.
 
     Returns:
-        Disjoint (start, end) spans in order. Forms: named ("the password is ..."), keys of known
-        services, private key blocks, passwords inside URLs, card numbers with a valid check digit.
+        Disjoint (start, end) spans in order. Forms: named ("the password is ...", "password
+        hunter2", "could you change my pin? I set ... for it"), keys of known services, private
+        key blocks, passwords inside URLs, card numbers with a valid check digit.
     """
     spans = [_tight(text, *m.span("value")) for m in _NAMED.finditer(text)]
+    for told in _TOLD:
+        spans += [_tight(text, *m.span("value")) for m in told.finditer(text)]
+    for asked in _ASKED.finditer(text):
+        inside = _IN_ANSWER.finditer(text, *asked.span("answer"))
+        spans += [_tight(text, *m.span("value")) for m in inside]
     for shape in _SHAPES:
         spans += [m.span(m.lastindex or 0) for m in shape.finditer(text)]
     spans += [m.span(1) for m in _CARD.finditer(text) if _luhn(m.group(1))]
