@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from typing import Any, TypeVar
 
 from deltamem_agents.checkpoint.transactions import Job
@@ -114,7 +115,7 @@ def _together(calls: list[_Call], carry_out: Callable[[Job[Any]], Any]) -> None:
         results = carry_out(whole)
     except StorageBusyError as error:  # another process: it would not let each of them in either
         for call in calls:
-            call.end(error=error)
+            call.end(error=copy(error))  # each is raised in a thread of its own
     except Exception:
         return
     else:

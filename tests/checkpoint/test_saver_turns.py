@@ -121,6 +121,9 @@ def test_another_process_that_holds_the_file_keeps_all_of_them_out_once(tmp_path
         calls = [lambda step=step: put(saver, config(f"t{step}"), {"x": 1}) for step in range(6)]
         found = _at_once(saver, calls)
         assert [type(entry) for entry in found] == [StorageBusyError] * 6
+        assert len({str(entry) for entry in found}) == 1
+        assert len({id(entry) for entry in found}) == 6, "each thread raises an error of its own"
+        assert not [entry for entry in found if entry.__context__ or entry.__cause__]
         other.execute("ROLLBACK")
         other.close()
         assert list(saver.list(None)) == []
