@@ -69,7 +69,7 @@ def migrate(connection: Connection, tables: Tables) -> int:
     version = _checked(current_version(connection, tables))
     if version == len(STEPS):
         return 0
-    with _lock(connection):
+    with lock(connection):
         version = _checked(current_version(connection, tables))
         for number, (name, step) in enumerate(STEPS[version:], start=version + 1):
             step(connection, tables)
@@ -93,7 +93,15 @@ def _checked(version: object) -> int:
     return version
 
 
-def _lock(connection: Connection) -> AbstractContextManager[None]:
+def lock(connection: Connection) -> AbstractContextManager[None]:
+    """Keeps other processes from changing the schema meanwhile.
+
+    On MariaDB and MySQL what was done is committed before the lock goes; elsewhere the lock goes
+    with the transaction.
+
+    Raises:
+        StorageBusyError: another process has held it all the time.
+    """
     name = connection.dialect.name
     if name == "postgresql":
         # Held until the transaction ends.

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, inspect
 from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.fact_schema import make_fact_schema
 from deltamem_agents.checkpoint.fact_tables import fact_tables
+from deltamem_agents.checkpoint.migrations import lock
 from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.by_model import Extractor
 from deltamem_agents.router.facts import Fact, ForgetReport, Hit, Scope
@@ -76,7 +77,8 @@ class FactStore:
     def _prepare(self, connection: Connection) -> None:
         tables = self.tables
         if not inspect(connection).has_table(tables.outdated.name, schema=tables.schema):
-            make_fact_schema(connection, tables.schema, tables.prefix)
+            with lock(connection):
+                make_fact_schema(connection, tables.schema, tables.prefix)
         renew(connection, self.shelf)
 
     def __repr__(self) -> str:

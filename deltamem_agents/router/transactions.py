@@ -34,7 +34,7 @@ def write(engine: Engine, work: Callable[[Connection], T]) -> T:
     """Runs an operation that writes, whole or not at all.
 
     Lost against another transaction (a deadlock, or the same message recorded by someone else in
-    between), it is run again from the start.
+    between), it is run again from the start. Only what can be run again may commit in between.
 
     Raises:
         StorageError: the database failed; nothing was kept.
@@ -45,8 +45,10 @@ def write(engine: Engine, work: Callable[[Connection], T]) -> T:
             # On SQLite this takes the write lock first: a transaction that reads before it
             # writes would otherwise fail where another one wrote in between.
             opened = engine.connect().execution_options(**{WRITE: True})
-            with opened as connection, connection.begin():
-                return work(connection)
+            with opened as connection:  # closed without a commit, it is rolled back
+                result = work(connection)
+                connection.commit()
+                return result
         except DBAPIError as error:
             again = isinstance(error, IntegrityError) or may_retry(error, family)
             if not again or attempt == ATTEMPTS - 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import pytest
 from sqlalchemy import create_engine, inspect, select, text
 
 from deltamem_agents.checkpoint import SQLAlchemySaver, migrations
+from deltamem_agents.checkpoint.fact_schema import make_fact_schema
 from deltamem_agents.checkpoint.fact_tables import fact_tables
 from deltamem_agents.errors import SchemaVersionError, StorageError
 from deltamem_agents.router import FactStore
@@ -169,6 +172,43 @@ def test_facts_without_the_saver_get_the_same_index(database: Callable[..., str]
     with engine.connect() as connection:
         found = connection.scalar(text(_OPTIONS), {"index": "facts_words"})
     assert found == ["fastupdate=off"]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("backend", ["postgresql", "mariadb"])
+def test_facts_without_the_saver_are_made_by_one_at_a_time(
+    database: Callable[..., str], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_engine(database(backend, fresh=True))
+    inside, most, failures = [0], [0], []
+
+    def watched(*parts: Any) -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.3)  # time for the others to come in
+        try:
+            make_fact_schema(*parts)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr("deltamem_agents.router.store.make_fact_schema", watched)
+
+    def work(number: int) -> None:
+        try:
+            store = FactStore(SimpleNamespace(engine=engine, tenant="t"))
+            scope = store.branch(f"t{number}")
+            store.record("My port is 4711.", scope)
+            assert [fact.value for fact in store.facts(scope)] == ["4711"]
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not failures
+    assert most == [1]
     engine.dispose()
 
 
