@@ -19,6 +19,7 @@ from typing import Any, Literal
 from deltamem_agents.errors import FileFormatError
 from deltamem_agents.router.facts import Citation, Fact, Hit
 from deltamem_agents.router.features import Features, asks_owned, features_of
+from deltamem_agents.router.reading import SURE as READ
 
 Route = Literal["neural", "exact", "both", "abstain"]
 ROUTES: tuple[Route, ...] = ("neural", "exact", "both", "abstain")
@@ -187,8 +188,14 @@ def decide(
 
 
 def safe(query: str, found: Features, hits: Sequence[Hit]) -> bool:
-    """Whether the best fact may answer by itself: it is about what was asked, and undisputed."""
-    if not hits or found.conflict or found.misfit or hits[0].fact.kind == "document":
+    """Whether the best fact may answer by itself: read for sure, what was asked, and undisputed."""
+    if (
+        not hits
+        or found.sure < READ
+        or found.conflict
+        or found.misfit
+        or hits[0].fact.kind == "document"
+    ):
         return False
     if found.named > 0.5:
         return True
