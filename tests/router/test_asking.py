@@ -147,12 +147,14 @@ REPLY = """Sure: [
 def test_a_model_reads_facts_that_stand_in_the_text_letter_by_letter(open_saver) -> None:
     model = FakeListChatModel(responses=[REPLY, "no list at all", "[1, {}]"])
     store = FactStore(open_saver(), extractor=by_model(model))
-    said = "Everybody shouts Bim when she comes. Whisper opensesame as my passphrase."
+    said = (
+        "Everybody shouts Bim when that sister of mine comes. Whisper opensesame as my passphrase."
+    )
     found = store.record(user(said, "m1"), alice(store))
     (nickname,) = [one for one in found if one.attribute == "nickname"]
     assert (nickname.subject, nickname.value) == ("user's sister", "Bim")
     assert said[nickname.start : nickname.end] == "Bim"
-    assert nickname.quote == "Everybody shouts Bim when she comes."
+    assert nickname.quote == "Everybody shouts Bim when that sister of mine comes."
     assert nickname.sure < SURE, "it closes nothing"
     assert "45" not in {one.value for one in found}, "it stands nowhere in the text"
     assert not any("opensesame" in one.value + one.quote for one in found)
