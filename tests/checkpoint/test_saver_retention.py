@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import time
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.errors import ConfigError
@@ -189,15 +189,26 @@ def test_on_the_servers_no_live_row_holds_deleted_text(url: str) -> None:
 
 
 def test_listing_is_not_slowed_by_the_length_of_a_thread(tmp_path: Any) -> None:
+    """By the instructions that SQLite's machine carries out; the benchmark takes the time."""
+    lengths = {"short": 100, "long": 2000}
     with SQLAlchemySaver(tmp_path / "a.db", synchronous="OFF") as saver:
-        for thread, count in (("short", 100), ("long", 4000)):
+        for thread, count in lengths.items():
             place = config(thread)
             for step in range(count):
                 place = put(saver, place, {"x": step})
-        best = {"short": 9.0, "long": 9.0}
-        for _ in range(40):
-            for thread in tuple(best):
-                start = time.perf_counter()
-                assert len(list(saver.list(config(thread), limit=10))) == 10
-                best[thread] = min(best[thread], time.perf_counter() - start)
-        assert best["long"] < 4 * best["short"]  # the benchmark measures 100,000
+    counts = dict.fromkeys(lengths, 0)
+    now = "short"
+
+    def count_one() -> None:
+        counts[now] += 1
+
+    saver = SQLAlchemySaver(tmp_path / "a.db")
+    event.listen(
+        saver.engine, "connect", lambda raw, record: raw.set_progress_handler(count_one, 1)
+    )
+    with saver:
+        for now in lengths:
+            counts[now] = 0
+            assert len(list(saver.list(config(now), limit=10))) == 10
+    assert counts["short"] > 100
+    assert counts["long"] < 1.1 * counts["short"]
