@@ -126,9 +126,6 @@ def _rewrite(session: Session, context: Context, rewrites: Sequence[Rewrite]) ->
         )
         put.changed, put.unchanged = put.encode(list(put.values)), []
         put.head["created"] = created
-        # MariaDB counts a row that stays as it was like a new one, whose channels nobody drops.
-        session.run(session.statements.drop_channels, {"checkpoint": number})
-        session.run(session.statements.drop_memories, {"checkpoint": number})
         writing.put_checkpoint(session, put)
         if rewrite.drop_writes:
             where = _dropped(context, rewrite)
