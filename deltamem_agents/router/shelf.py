@@ -109,14 +109,9 @@ class Shelf:
             drafts: digest -> facts of that message.
             metadata: digest -> what is known of that document.
         """
-        known = self._known(connection, scope, {each: told[each] for each in drafts})
-        buried = self._buried(connection, scope)
         new: list[Fact] = []
-        for digest, found in drafts.items():
-            one = told[digest]
-            if digest in known or not buried.isdisjoint(spellings(self, one.message_id)):
-                continue
-            more = (metadata or {}).get(digest)
+        for digest, found in self._new(connection, scope, told, drafts).items():
+            one, more = told[digest], (metadata or {}).get(digest)
             new += [
                 self.insert(connection, scope, one, draft, (digest, ordinal), more)
                 for ordinal, draft in enumerate(found)
@@ -131,8 +126,7 @@ class Shelf:
         drafts: Mapping[str, Sequence[Draft]],
     ) -> Scope:
         """Records what this branch has not recorded yet under a head of its own."""
-        known = self._known(connection, scope, {each: told[each] for each in drafts})
-        new = {digest: found for digest, found in drafts.items() if digest not in known}
+        new = self._new(connection, scope, told, drafts)
         if not new:
             return scope
         head = hashed(scope.head, *sorted(new))[:32]
@@ -141,16 +135,21 @@ class Shelf:
         self.record(connection, onward, told, new)
         return onward
 
-    def _known(self, connection: Connection, scope: Scope, told: Mapping[str, Heard]) -> set[str]:
-        """Which of the messages this branch has recorded already, by the digests given."""
-        spelled = {each: d for d, one in told.items() for each in spellings(self, one.digest)}
-        found = known_digests(connection, self.tables, scope, spelled)
-        return {spelled[each] for each in found}
-
-    def _buried(self, connection: Connection, scope: Scope) -> set[str]:
+    def _new(
+        self,
+        connection: Connection,
+        scope: Scope,
+        told: Mapping[str, Heard],
+        drafts: Mapping[str, Sequence[Draft]],
+    ) -> dict[str, Sequence[Draft]]:
+        """The drafts of messages that this branch has not recorded, and that none forgot."""
+        spelled = {each: d for d in drafts for each in spellings(self, told[d].digest)}
+        known = {spelled[each] for each in known_digests(connection, self.tables, scope, spelled)}
         column = self.tables.tombstones.c
-        found = connection.scalars(select(column.message).where(column.scope == scope.key))
-        return set(found) - {""}
+        named = select(column.message).where(column.scope == scope.key, column.message != "")
+        buried = set(connection.scalars(named))
+        known |= {d for d in drafts if buried & {*spellings(self, told[d].message_id)}}
+        return {digest: found for digest, found in drafts.items() if digest not in known}
 
     def insert(
         self,
@@ -214,7 +213,7 @@ class Shelf:
         for digest, found in drafts.items():
             for ordinal, draft in enumerate(found):
                 same = not old.slot or self.keyed(slot_of(draft)) == old.slot
-                if old.active and same:
+                if old.active and same and draft.kind != "mention" and draft.sure >= SURE:
                     new = self.insert(connection, scope, told[digest], draft, (digest, ordinal))
                     if self.one(connection, scope, fact_id).active:
                         self.close(connection, scope, old.number, new.number)
