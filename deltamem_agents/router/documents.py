@@ -75,7 +75,7 @@ class RetrieverStore:
         ]
         return tuple(sorted(hits, key=lambda hit: -hit.score)[:k])
 
-    def rivals(self, fact: Fact, scope: Scope) -> tuple[Fact, ...]:
+    def rivals(self, facts: Iterable[Fact], scope: Scope) -> tuple[Fact, ...]:
         """Documents are not adjudicated."""
         return ()
 
@@ -131,6 +131,8 @@ def _facts(document: Document) -> list[Fact]:
 class FactRetriever(BaseRetriever):
     """A `FactStore` as LangChain's retriever, for one scope.
 
+    `metadata["disputed"]` tells of each document whether another active one stands against it.
+
     Attributes:
         store: the store.
         scope: whose facts.
@@ -146,11 +148,19 @@ class FactRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        hits = self.store.search(query, self.scope, self.k if k is None else k)
-        return [_document(hit) for hit in hits]
+        most = self.k if k is None else k
+        hits = self.store.search(query, self.scope, most)
+        rivals = self.store.rivals([hit.fact for hit in hits], self.scope)
+        shown: dict[str, Hit] = {}
+        for hit in hits:  # what stands against a fact comes right behind it
+            against = [replace(hit, fact=one) for one in rivals if one.disputes(hit.fact)]
+            for one in (hit, *against):
+                shown.setdefault(one.fact.fact_id, one)
+        slots = {one.slot for one in rivals}
+        return [_document(hit, hit.fact.slot in slots) for hit in list(shown.values())[:most]]
 
 
-def _document(hit: Hit) -> Document:
+def _document(hit: Hit, disputed: bool) -> Document:
     fact = hit.fact
     metadata: Mapping[str, Any] = {
         **fact.metadata,
@@ -159,5 +169,6 @@ def _document(hit: Hit) -> Document:
         "subject": fact.subject,
         "attribute": fact.attribute,
         "score": hit.score,
+        "disputed": disputed,
     }
     return Document(page_content=fact.quote or fact.value, id=fact.fact_id, metadata=dict(metadata))

@@ -145,6 +145,11 @@ class Fact:
         """Whether it still holds."""
         return self.superseded_by is None
 
+    def disputes(self, other: Fact) -> bool:
+        """Whether it tells another value of the same slot."""
+        same = bool(self.slot) and self.slot == other.slot
+        return same and self.value.lower() != other.value.lower()
+
     @property
     def citation(self) -> Citation:
         """Where its value stands."""

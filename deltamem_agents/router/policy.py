@@ -54,7 +54,7 @@ class Decision:
         reason: why, in words.
         confidence: of the route, 0 to 1.
         features: what it rests on.
-        conflicts: active facts that stand against the first one.
+        conflicts: active facts that stand against one of those found.
         best: the fact that was found first, whatever the route.
         error: what failed, if the route is "neural" because of a failure.
     """
@@ -169,10 +169,10 @@ def decide(
     Args:
         query: the question.
         hits: of the search, best first.
-        conflicts: active facts that stand against the first hit.
+        conflicts: active facts that stand against one of the hits.
         judge: weighs the features; the shipped one if None.
     """
-    found = features_of(query, hits, conflicts)
+    found = features_of(query, hits, [c for c in conflicts if c.disputes(hits[0].fact)])
     chances = (judge or classifier()).probabilities(found)
     route = max(ROUTES, key=lambda name: chances[name])
     reason = _REASONS[route]

@@ -72,7 +72,7 @@ class HybridRouter(Runnable[Question, Decision]):
             key=lambda h: fit(query, h.fact) + 3.0 * (round(h.keyword, 6) == best),
             reverse=True,
         )[: self.k]
-        conflicts = self.store.rivals(ordered[0].fact, scope) if ordered else ()
+        conflicts = self.store.rivals([hit.fact for hit in ordered], scope)
         return decide(query, ordered, conflicts, self.classifier)
 
     # ------------------------------------------------------- what comes of a decision

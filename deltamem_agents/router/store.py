@@ -255,13 +255,18 @@ class FactStore:
         found = read(self.engine, lambda c: self.shelf.visible(c, scope))
         return tuple(fact for fact in found if closed or fact.active)[:limit]
 
-    def rivals(self, fact: Fact, scope: Scope) -> tuple[Fact, ...]:
-        """Active facts of the same slot with another value: an open conflict."""
+    def rivals(self, facts: Iterable[Fact], scope: Scope) -> tuple[Fact, ...]:
+        """Active facts of the same slots with other values, in one query: open conflicts."""
         self._own(scope)
-        if not fact.slot:
+        held: dict[str, set[str]] = {}
+        for fact in facts:
+            if fact.slot:
+                held.setdefault(fact.slot, set()).add(fact.value.lower())
+        if not held:
             return ()
-        rows = read(self.engine, lambda c: self.shelf.slot(c, scope, fact.slot))
-        return tuple(f for f in rows if f.active and f.value.lower() != fact.value.lower())
+        column = self.tables.facts.c.slot
+        rows = read(self.engine, lambda c: self.shelf.visible(c, scope, column.in_(list(held))))
+        return tuple(f for f in rows if f.active and held[f.slot] - {f.value.lower()})
 
     def as_retriever(self, scope: Scope, k: int = 5) -> FactRetriever:
         """The store as LangChain's retriever, for one scope."""
