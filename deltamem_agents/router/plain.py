@@ -129,7 +129,8 @@ def _named(
 def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
     """Where the sentences of a text stand; a dot inside a value ends none.
 
-    "It is ..." and "That is ..." go with the sentence before, whose thing they speak of.
+    "It is ..." and "That is ..." go with the sentence before, whose thing they speak of. What
+    tells and is longer than `LONG` words and marks is cut, behind a comma where there is one.
     """
     spans: list[tuple[int, int]] = []
     for match in _SENTENCE.finditer(text):
@@ -141,7 +142,25 @@ def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
         if spans and _GOES_ON.match(text, start) and _stays(text[slice(*spans[-1])]):
             start = spans.pop()[0]
         spans.append((start, end))
-    yield from spans
+    for start, end in spans:
+        yield from [(start, end)] if asks(text[start:end]) else _parts(text, start, end)
+
+
+LONG = 150  # words and marks of a sentence that are read together
+_WORD = re.compile(r"\w+|[^\w\s]")
+_PAUSE = frozenset(",;:")
+
+
+def _parts(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    words = list(_WORD.finditer(text, start, end))
+    at = 0
+    while len(words) - at > LONG:
+        pauses = [n for n in range(at + LONG // 2, at + LONG) if words[n].group() in _PAUSE]
+        last = pauses[-1] if pauses else at + LONG - 1
+        yield words[at].start(), words[last].end()
+        at = last + 1
+    if at < len(words):
+        yield (words[at].start() if at else start), end
 
 
 _GOES_ON = re.compile(r"(?:it|that|this)(?:\s+(?:is|was)|['’]s)\s", re.IGNORECASE)

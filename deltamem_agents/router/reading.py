@@ -24,6 +24,7 @@ from deltamem_agents.router.typed import Typed
 from deltamem_agents.router.words import Token, cut, shape, word_class
 
 LONGEST = 10  # tokens of a value
+NEAR = 40  # tokens between a slot and where its value begins: what is offered stays in proportion
 # How much likelier "states nothing" must be: a missed update leaves an old value standing, while a
 # needless fact is only met by a question that names its slot.
 MARGIN = 1.0
@@ -202,17 +203,19 @@ def denied(text: str, start: int, tokens: Sequence[Token], slot: Slot, value: Va
 
 
 def offers(tokens: Sequence[Token], slot: Slot, taken: set[int]) -> list[tuple[Value, Features]]:
-    """All spans that could be the slot's value, and None, each with its features."""
+    """All spans near the slot that could be its value, and None, each with its features."""
+    typed = sum(bool(token.typed) for token in tokens)
+    typed -= sum(bool(token.typed) for token in tokens[slot.start : slot.end])
     free = [token.open and at not in taken for at, token in enumerate(tokens)]
     found: list[tuple[Value, Features]] = [(None, _without(tokens, slot))]
-    for start in range(len(tokens)):
+    for start in range(max(slot.start - NEAR, 0), min(slot.end + NEAR, len(tokens))):
         if not (free[start] or _capital(tokens, start, taken)):
             continue
         for end in range(start + 1, min(start + LONGEST, len(tokens)) + 1):
             if end - 1 in taken or _breaks(tokens, start, end - 1):
                 break
             if free[end - 1]:
-                found.append(((start, end), _features(tokens, slot, start, end)))
+                found.append(((start, end), _features(tokens, slot, start, end, typed)))
     return found
 
 
@@ -232,18 +235,16 @@ def _breaks(tokens: Sequence[Token], start: int, at: int) -> bool:
     return not joined
 
 
-def _features(tokens: Sequence[Token], slot: Slot, start: int, end: int) -> Features:
+def _features(tokens: Sequence[Token], slot: Slot, start: int, end: int, typed: int) -> Features:
+    """What the reader sees of tokens[start:end]; typed: typed values beside the slot."""
     side = "after" if start >= slot.end else "before"
     gap = range(slot.end, start) if side == "after" else range(end, slot.start)
     between = [shape(tokens, at) for at in gap]
     before = "slot" if start == slot.end else shape(tokens, start - 1)
     after = "slot" if end == slot.start else shape(tokens, end)
     inner = [shape(tokens, at) for at in range(start + 1, end - 1) if not tokens[at].open]
-    outside = any(
-        token.typed and not start <= at < end and not slot.start <= at < slot.end
-        for at, token in enumerate(tokens)
-    )
     kinds = [token for token in tokens[start:end] if token.typed]
+    outside = typed > len(kinds)
     form = f"typed {len(kinds)} of {min(end - start, 3)}" if kinds else "plain"
     features = [
         f"first {shape(tokens, start)}",
