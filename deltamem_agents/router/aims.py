@@ -17,10 +17,10 @@ Fitted by `python -m deltamem_agents.evaluation.tasks.router_reading_fit`, toget
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
+from deltamem_agents.router.kept import kept
 from deltamem_agents.router.phrases import is_person
 from deltamem_agents.router.reading import Models, best, models, score, shares
 from deltamem_agents.router.slots import Features, slots
@@ -37,7 +37,7 @@ def aims(text: str) -> dict[Aim, float]:
     return dict(zip(AIMS, _aims(text[:LONG], models()), strict=True))
 
 
-@lru_cache(maxsize=1024)
+@kept(1024)
 def _aims(text: str, weights: Models) -> tuple[float, ...]:
     words = masked(cut(text, 0, len(text), typed_values(text)), text, weights)
     found = features(words)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from functools import lru_cache
+
+from deltamem_agents.router.kept import kept
 
 _TOKEN = re.compile(r"[^\W_]+(?:[-./:@+#_][^\W_]+)*")
 _PART = re.compile(r"[^\W_]+")
@@ -83,7 +84,7 @@ _ALIASES = {
 }
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def tokens(text: str) -> tuple[str, ...]:
     """Cuts a text into canonical words, in order, with repeats.
 
@@ -104,7 +105,7 @@ def tokens(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def content(text: str) -> tuple[str, ...]:
     """The distinct words of a text that say what it is about, in order."""
     return tuple(dict.fromkeys(t for t in tokens(text) if t not in _STOP_STEMS))
@@ -120,7 +121,7 @@ def aliases(attribute: str) -> tuple[str, ...]:
     return tuple(stem(word) for word in _ALIASES.get(attribute, "").split())
 
 
-@lru_cache(maxsize=65536)
+@kept(65536)
 def stem(word: str) -> str:
     """A word without its commonest English endings, in one spelling."""
     word = _CANON.get(word, word)

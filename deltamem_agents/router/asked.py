@@ -20,10 +20,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from deltamem_agents.router.analyze import stem
 from deltamem_agents.router.facts import Fact
+from deltamem_agents.router.kept import kept
 from deltamem_agents.router.reading import Models, models, score
 from deltamem_agents.router.slots import Features, holder, slots
 from deltamem_agents.router.words import Token, cut, shape, word_class
@@ -38,7 +38,7 @@ do does did will would can could shall should may might must
 _AWAITS = frozenset(_AWAIT_WORDS.split())
 
 
-@lru_cache(maxsize=1024)
+@kept(1024)
 def slots_in(question: str) -> frozenset[tuple[str, str]]:
     """Subjects and attributes that a question may name, however its phrases end."""
     groups = slots(_tokens(question), question)
@@ -54,12 +54,12 @@ class Occurrence:
     features: Features
 
 
-@lru_cache(maxsize=1024)
+@kept(1024)
 def _tokens(text: str) -> tuple[Token, ...]:
     return tuple(cut(text, 0, len(text), ()))
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def _stems(text: str) -> tuple[str, ...]:
     return tuple(stem(token.low) for token in _tokens(text) if not token.owns)
 
@@ -75,7 +75,7 @@ def names(question: str, fact: Fact) -> float:
     return _named(question, fact.subject, fact.attribute, models())
 
 
-@lru_cache(maxsize=8192)
+@kept(8192)
 def _named(question: str, subject: str, attribute: str, weights: Models) -> float:
     found = occurrences(_tokens(question), subject, attribute)
     return max((_chance(score(one.features, weights.asked)) for one in found), default=0.0)

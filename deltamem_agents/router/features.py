@@ -26,12 +26,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 
 from deltamem_agents.router.aims import aims
 from deltamem_agents.router.analyze import aliases, content, names_self, tokens
 from deltamem_agents.router.asked import names
 from deltamem_agents.router.facts import Fact, Hit
+from deltamem_agents.router.kept import kept
 from deltamem_agents.router.phrases import is_person
 from deltamem_agents.router.reading import best, models
 from deltamem_agents.router.slots import Slot, slots
@@ -134,7 +134,7 @@ def features_of(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ())
     )
 
 
-@lru_cache(maxsize=1024)
+@kept(1024)
 def _slots(query: str) -> tuple[Slot, ...]:
     """The attributes that a question names: "my badge number", not "my sister"."""
     tokens = cut(query, 0, len(query), typed_values(query))

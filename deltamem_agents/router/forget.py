@@ -10,6 +10,7 @@ from deltamem_agents.checkpoint.engines import truncate_log
 from deltamem_agents.checkpoint.fact_tables import delete_facts
 from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.facts import ForgetReport, Scope
+from deltamem_agents.router.kept import clear
 from deltamem_agents.router.outdated import spellings
 from deltamem_agents.router.transactions import read, write
 
@@ -48,9 +49,12 @@ def erase(
 ) -> tuple[list[str], set[str]]:
     """Deletes facts within a transaction of the store's database, and leaves tombstones.
 
+    What this process keeps of texts that it read before goes, too.
+
     Returns:
         The ids and the values (in lower case) of what was deleted.
     """
+    clear()
     tables, now = store.tables, store.shelf.clock()
     rows = _chosen(store, connection, scope, fact_ids, message_ids)
     values = {store.shelf.fact(row).value.lower() for row in rows}
