@@ -24,7 +24,8 @@ _NOUN = (
     r"(?:\b(?:password|passwd|passcode|pass ?phrase|api[ _-]?key|access[ _-]?key|cvv|cvc)"
     r"|\b(?:my|our|the|his|her|their|its|your|new|bank|card|phone|['’]s)\s+pin(?: code)?)\b"
 ) + _ABOUT
-_CODE = r"(?:(?=[^\s,;]*\d)(?=[^\s,;]*[a-z])[^\s,;\"'`“”]{5,}|\d{3,8}(?![\w:.-]*\d))"
+_CODE = r"(?:(?=[^\s,;]{0,80}\d)(?=[^\s,;]{0,80}[a-z])[^\s,;\"'`“”]{5,}|\d{3,8}(?![\w:.-]*\d))"
+_END = r"(?=\s+(?:and|but)\s+(?:my|our|the|I|we)\b|[.!?,;\n]|$)"
 _TOLD = (
     # "password hunter2", "my password's hunter2."
     re.compile(rf"{_NOUN}\s+[\"'`“]?(?P<value>{_CODE})", re.IGNORECASE),
@@ -36,11 +37,12 @@ _TOLD = (
     # "the passphrase we use there now: ...", of several words
     re.compile(
         rf"{_NOUN}\s+(?:(?:that|which|we|I|you|they|for|of|at|on|in)\b)[^.!?:\n]{{0,60}}"
-        r":[ \t]*(?P<value>[^.!?\n]+)",
+        r":[ \t]*(?P<value>[^.!?\n]+?)" + _END,
         re.IGNORECASE,
     ),
     re.compile(
-        r"\bpass ?phrase\s*(?:is now|is|was|will be|=|:)\s*(?P<value>[^.!?,;\n]+)", re.IGNORECASE
+        r"\bpass ?phrase\s*(?:is now|is|was|will be|=|:)\s*(?P<value>[^.!?,;\n]+?)" + _END,
+        re.IGNORECASE,
     ),
 )
 # "Could you update my pin? I set 4821 for it.": the next sentence speaks of it, and of nothing new.

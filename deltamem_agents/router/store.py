@@ -196,7 +196,7 @@ class FactStore:
             The new fact.
 
         Raises:
-            FactStoreError: no such active fact, or the statement says nothing about it.
+            FactStoreError: no such active fact, or the statement tells no value of it for sure.
         """
         self._own(scope)
         told, drafts = self.listener.read([statement])

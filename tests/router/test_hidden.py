@@ -88,3 +88,9 @@ def test_what_the_reader_calls_a_secret_is_hidden_in_what_a_model_reads(tmp_path
         found = store.record(text, store.branch("alice"))
         assert "kitchen" in {fact.value for fact in found}
         assert not any("bluehorse" in fact.value + fact.quote for fact in found)
+
+
+def test_what_is_told_behind_a_passphrase_is_no_part_of_it() -> None:
+    drafts = extract("My passphrase is correct horse and my port is 8080.")
+    assert ("port", "8080") in {(draft.attribute, draft.value) for draft in drafts}
+    assert not any("horse" in draft.value + draft.quote for draft in drafts)
