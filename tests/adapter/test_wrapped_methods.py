@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from transformers import GenerationMixin
 
@@ -21,6 +22,15 @@ def _no_grad():
         yield
 
 
+@pytest.fixture
+def _other_precision():
+    """Accelerate keeps one precision for a process; other tests have theirs."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("_other_precision")
 def test_a_model_prepared_for_mixed_precision():
     """Its forward is wrapped as a function, and bound again: to the model, or to a copy of it."""
     model, ids = make_model(), make_tokens(2, 8)
@@ -107,8 +117,7 @@ def test_a_call_reaches_the_memory_through_a_model_around_a_model():
 def test_copies_for_data_parallel_are_refused():
     model = make_model()
     with pytest.raises(UnsupportedModelError, match="DataParallel"):
-        for module in model.modules():  # as nn.DataParallel does
-            module._replicate_for_data_parallel()
+        model.model._replicate_for_data_parallel()  # nn.DataParallel does so with each module
     detach(model)
     assert len(model.model._replicate_for_data_parallel()._parameters) == 0
 
