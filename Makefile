@@ -47,7 +47,7 @@ long: $(READY)  ## the long forms of the shortened tests
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-train-builtin: $(READY)  ## make the built-in model again from its seed (about an hour on one core)
+train-builtin: $(READY)  ## make the built-in model again from its seed (about eighty minutes on a busy core)
 	$(BIN)/python -m deltamem_agents.training.builtin
 
 clean:

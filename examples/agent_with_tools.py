@@ -1,7 +1,7 @@
 """An agent with tools: the model calls one, its result goes back, the model answers.
 
-Decoding follows the tools' schemas, so that even the small built-in model, which was never taught
-to call any, makes a valid call. It has to be told to; a larger model decides by itself.
+Decoding follows the tools' schemas, so that even the small built-in model makes a valid call; but
+it has not learnt when to call and with which values. Here it is told to; a larger model decides.
 
 Run: python examples/agent_with_tools.py
 """

@@ -182,6 +182,8 @@ def decide(
         route, reason = "both", f"unsure between {_close(chances)}"
     if route == "both" and not hits:
         route, reason = "abstain", _REASONS["abstain"]
+    if found.tells > 0.5 and route != "neural":  # an update must not be answered with the old value
+        route, reason = "neural", "something is told and nothing is asked for"
     facts = tuple(hits) if route in ("exact", "both") else ()
     best = hits[0].fact if hits else None
     return Decision(route, query, facts, reason, chances[route], found, tuple(conflicts), best)

@@ -35,7 +35,7 @@ NOT_RUN = {
     "deltamem eval ttl Test_Time_Learning.parquet": "a data set that is fetched",
     "deltamem eval hotpotqa": "a data set that is fetched",
     "deltamem eval ifeval": "a data set that is fetched",
-    "python -m deltamem_agents.training.builtin": "an hour; tests/training/test_stage.py trains",
+    "python -m deltamem_agents.training.builtin": "over an hour; tests/training trains",
     "make demo": "minutes; tests/cli/test_demo.py runs it",
     "make lint": "minutes; `make test` runs it beside these tests",
     "make unit": "it runs these tests",

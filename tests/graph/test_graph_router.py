@@ -10,6 +10,7 @@ from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.graph import START, MessagesState, StateGraph
 
+from deltamem_agents.chat import ChatDeltaMem
 from deltamem_agents.chat.messages import to_dict
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.graph.middleware import DeltaMemMiddleware
@@ -141,3 +142,18 @@ def test_facts_that_do_not_fit_the_window_do_not_stop_the_conversation(
         say(graph, f"the server {turn} has the port 808{turn}")
     assert say(graph, "what is the server's old port?").response_metadata["router"]
     check(graph, tiny())
+
+
+def test_what_is_told_is_confirmed_and_not_answered_from_the_store(file_saver: Any) -> None:
+    """No data stands beside a statement, and no old value answers an update."""
+    memory = DeltaMemMiddleware(router=HybridRouter(FactStore(file_saver)))
+    agent: Any = create_agent(ChatDeltaMem(), middleware=[memory], checkpointer=file_saver)
+
+    def say(text: str) -> str:
+        turn = {"messages": [("user", text)]}
+        return str(agent.invoke(turn, at())["messages"][-1].text)
+
+    assert "48213" in say("Remember that my locker code is 48213.")
+    assert "Lisbon" in say("Remember that my boss's home city is Lisbon.")
+    assert "48213" not in say("My locker code is now 60217.")
+    assert "60217" in say("What is my locker code?")
