@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from deltamem_agents.inspect.course import Course
 
 if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
     from deltamem_agents.inspect.trace import WriteTrace
 
 _ROLES = {"human": "user", "ai": "assistant"}
@@ -32,15 +34,20 @@ def conversation_html(course: Course, trace: WriteTrace | None) -> str:
         return "<p>The newest checkpoint holds no messages.</p>"
     visible = len(course.last.memory.ledger.visible)
     spoken = [message for message in course.messages if message.type != "system"]
-    gone = {id(message) for message in spoken[: len(spoken) - visible]}
+    gone = {id(message) for message in spoken[: max(0, len(spoken) - visible)]}
     texts = _traced(trace) if trace is not None else {}
     first = sum(message.type == "system" for message in course.messages)
     parts = [_message("system", texts[-1], "pinned")] if -1 in texts and not first else []
     for number, message in enumerate(course.messages, 1):
-        text = texts.get(number - 1 - first) or escape(str(message.text) or _calls(message))
+        text = texts.get(number - 1 - first) or escape(_said(message))
         state = "gone" if id(message) in gone else "visible"
         parts.append(_message(message.type, text, state, number))
     return "".join(parts)
+
+
+def _said(message: BaseMessage) -> str:
+    """Its text and, below, the tools that it calls."""
+    return "\n".join(filter(None, (str(message.text), _calls(message))))
 
 
 def _message(role: str, text: str, state: str, number: int | None = None) -> str:
