@@ -110,6 +110,8 @@ def render() -> str:
         if rules[name]:
             rows = [f"| {cell(rule)} | {cell(remedy)} |" for rule, remedy in sorted(rules[name])]
             parts.append("| rule | what to do |\n|---|---|\n" + "\n".join(rows) + "\n")
+        elif twins := [base for base in bases if rules[base]]:
+            parts.append(f"Rules and what to do: see `{twins[0]}`.\n")
     return "\n".join(parts)
 
 
