@@ -208,11 +208,17 @@ def _fill(sites: list[Site], memories: list[DeltaMemory], tensors: dict[str, Ten
             optional[f"{path}.delta_o_rmsnorm_weight"] = (site.hidden,)  # type: ignore[assignment]
     shapes = {name: tuple(p.shape) for name, p in wanted.items()} | optional
     if missing := sorted(set(wanted) - set(tensors)):
-        raise FileFormatError("an adapter has a tensor for each parameter", got=_few(missing),
-                              remedy="It is damaged, or made for another backbone.")  # fmt: skip
+        raise FileFormatError(
+            "an adapter has a tensor for each parameter",
+            got=_few(missing),
+            remedy="Fetch it again, or load it into the backbone it was made for.",
+        )
     if extra := sorted(set(tensors) - set(shapes)):
-        raise FileFormatError("an adapter has no tensor without a parameter", got=_few(extra),
-                              remedy="It is damaged, or made for another backbone.")  # fmt: skip
+        raise FileFormatError(
+            "an adapter has no tensor without a parameter",
+            got=_few(extra),
+            remedy="Fetch it again, or load it into the backbone it was made for.",
+        )
     for key, tensor in tensors.items():
         if tuple(tensor.shape) != shapes[key]:
             raise UnsupportedModelError(

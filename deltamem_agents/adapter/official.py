@@ -81,7 +81,7 @@ def config_from_official(values: Mapping[str, Any]) -> DeltaMemConfig:
             raise FileFormatError(
                 f"{key} is {only!r} in {CONFIG}",
                 got=values[key],
-                remedy="It stands for an experiment that was never released.",
+                remedy=f"Set it to {only!r}: others belong to experiments never released.",
             )
     ours = {name: values[theirs] for name, theirs in NAMES.items()}
     ours["layers"] = ours["layers"] or None

@@ -76,7 +76,7 @@ def read_ours(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor], dict[str
         raise FileFormatError(
             f"{CONFIG} has format {FORMAT!r} and format_version {VERSION}",
             got=kept,
-            remedy="A later version of deltamem-agents may read it.",
+            remedy="Update deltamem-agents, or save the adapter again with this version.",
         )
     config = DeltaMemConfig.from_canonical(values)
     try:

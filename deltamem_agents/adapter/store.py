@@ -215,7 +215,7 @@ def check_memory(memory: Tensor, plan: Plan) -> None:
             f"a memory has the shape [batch, {', '.join(map(str, plan.shape))}] "
             "(batch, layers with memory, state heads, rank, rank)",
             got=got,
-            remedy="Was it written by another adapter?",
+            remedy="Use the adapter that wrote it, or start from an empty memory.",
         )
     if memory.dtype != torch.float32:
         raise StateError("a memory is float32", got=memory.dtype, remedy="Call .float() on it.")
@@ -249,6 +249,6 @@ def _each(memories: Sequence[object], plan: Plan) -> Iterator[Tensor]:
                 f"a session's memory has the shape {list(plan.shape)} "
                 "(layers with memory, state heads, rank, rank)",
                 got=tuple(tensor.shape),
-                remedy="Was it written by another adapter?",
+                remedy="Use the adapter that wrote it, or start from an empty memory.",
             )
         yield tensor

@@ -141,7 +141,8 @@ def find_tasks(data: Path, limit: int | None) -> dict[str, Task]:
         raise ModelNotFoundError(
             "a folder of data holds one of the table's data sets",
             got=str(data),
-            remedy="Names: " + ", ".join(p for patterns, _ in _FILES.values() for p in patterns),
+            remedy="Put one there under its published name: "
+            + ", ".join(p for patterns, _ in _FILES.values() for p in patterns),
         )
     return found
 

@@ -60,7 +60,9 @@ def from_locomo(path: str | Path, *, questions: int = 8) -> Iterator[Record]:
     """
     if questions < 1:
         raise ConfigError(
-            "questions is at least 1 for LoCoMo", got=questions, remedy="Leave it out for 8."
+            "questions is at least 1 for LoCoMo",
+            got=questions,
+            remedy="Pass 1 or more; the default is 8.",
         )
     for sample in _listed(path):
         try:
