@@ -60,9 +60,14 @@ def recall(result: dict[str, Any]) -> str:
         if row["subject"] in ASKED:
             low, high = (f"{bound:.2f}" for bound in row["interval"])
             share = f"{row['exact']:.3f} [{low}, {high}]"
-            lines.append(
-                f"| {row['group']} | {ASKED[row['subject']]} | {share} | {row['answers']} |"
-            )
+            asked = ASKED[row["subject"]]
+            lines.append(f"| {row['group']} | {asked} | {share} | {row['answers']} |")
+            if row.get("old") is not None:
+                low, high = (f"{bound:.2f}" for bound in row["intervals"]["old"])
+                share = f"{row['old']:.3f} [{low}, {high}]"
+                lines.append(
+                    f"| {row['group']}: the old one said | {asked} | {share} | {row['answers']} |"
+                )
     count, seed = result["count"], result["seed"]
     lines += [
         "",

@@ -42,6 +42,16 @@ def test_a_row_is_written_for_the_memory_and_the_controls_only() -> None:
     assert "9 conversations a row, seed 3" in table
 
 
+def test_what_a_revised_fact_was_before_has_a_line_of_its_own() -> None:
+    row = {"group": "2 revised facts", "subject": "memory", "exact": 0.9, "interval": [0.8, 0.95],
+           "old": 0.02, "intervals": {"old": [0.0, 0.04]}, "answers": 9}  # fmt: skip
+    table = load().recall(  # type: ignore[attr-defined]
+        {"distance": {"least": 1, "most": 2}, "context_window": 256, "rows": [row], "count": 9,
+         "seed": 3}
+    )  # fmt: skip
+    assert "| 2 revised facts: the old one said | with memory | 0.020 [0.00, 0.04] | 9 |" in table
+
+
 def test_a_place_that_is_not_marked_is_refused() -> None:
     with pytest.raises(ValueError, match="found 0"):
         load().put("no marks here", "recall", "x")  # type: ignore[attr-defined]

@@ -54,6 +54,16 @@ def test_facts_are_answered_from_the_memory(result: Any) -> None:
     assert result.row(INVENTED.name).value >= 0.7
 
 
+def test_a_revised_fact_is_answered_with_what_holds_now(engine: Any) -> None:
+    revised = Setting(2, revised=True)
+    [question, _] = converse(Reader(engine), revised, 3).questions
+    [old] = question.detail["old"]
+    assert old not in question.answers[0]
+    row = evaluate(engine, count=10, settings=(revised,), subjects=("memory",)).row(revised.name)
+    assert row.figures["exact"].value >= 0.85
+    assert row.figures["old"].value <= 0.05
+
+
 def test_without_the_memory_nothing_is_known(result: Any) -> None:
     for subject in ("off", "reset", "shuffled"):
         for setting in (ONE, FOUR):

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deltamem_agents.evaluation.frame import Episode, Held, Question, Reply, Scores, Task
+from deltamem_agents.evaluation.metrics import says
 from deltamem_agents.evaluation.subjects import CONTROLS, Reader
 from deltamem_agents.runtime.engine import Engine
+from deltamem_agents.training.subjects import Subject
 from deltamem_agents.training.values import Values
 from deltamem_agents.training.world import Turn, World
 
@@ -72,7 +74,7 @@ class Recall(Task):
         seed: the same seed gives the same conversations.
     """
 
-    name, max_tokens, metrics = "recall", 48, ("exact",)
+    name, max_tokens, metrics = "recall", 48, ("exact", "old")
 
     def __init__(
         self,
@@ -94,8 +96,11 @@ class Recall(Task):
         ]
 
     def score(self, held: Held, question: Question, reply: Reply) -> Scores:
-        """Exact: the sentence, to the letter."""
-        return {"exact": float(reply.text == question.answers[0])}
+        """Exact: the sentence, to the letter; old: of a revised fact, it says what held before."""
+        scores = {"exact": float(reply.text == question.answers[0])}
+        if "old" in question.detail:
+            scores["old"] = float(any(says(reply.text, one) for one in question.detail["old"]))
+        return scores
 
     def wants(self, question: Question, subject: str) -> bool:
         """Controls answer where the setting wants them, and are not asked what nobody was told."""
@@ -136,12 +141,13 @@ def converse(reader: Reader, setting: Setting, seed: int) -> Episode:
         after += _tokens(engine, turns[-1].messages())
     messages = [message for turn in turns for message in turn.messages()]
     questions = [
-        _asked(setting, world.question(subject, value), setting.name)
-        for subject, value in truth.items()
+        _asked(setting, world.question(about, value), setting.name, _before(turns, about, value))
+        for about, value in truth.items()
     ]
     unknown = world.question(world.unknown(list(truth)), None)
     if setting.unknown:
-        questions.append(_asked(setting, unknown, setting.name + UNKNOWN, measured="unknown"))
+        group = setting.name + UNKNOWN
+        questions.append(_asked(setting, unknown, group, measured="unknown"))
     name = f"{setting.name} #{seed}"
     episode = Episode(name, tuple(messages), tuple(questions), setting.name)
     gone = reader.read(episode)[0].ledger.evicted_count
@@ -151,8 +157,16 @@ def converse(reader: Reader, setting: Setting, seed: int) -> Episode:
     return replace(episode, about={"distance": distance, "gone": gone, "talk": setting.talk})
 
 
-def _asked(setting: Setting, turn: Turn, group: str, **row: Any) -> Question:
-    detail = {"controls": setting.controls, "turn": turn}
+def _before(turns: Sequence[Turn], subject: Subject, value: str) -> list[str]:
+    """What was told of a subject and holds no longer."""
+    told = [pair for turn in turns for pair in zip(turn.subjects, turn.values, strict=False)]
+    return [old for about, old in told if about == subject and old != value]
+
+
+def _asked(
+    setting: Setting, turn: Turn, group: str, old: Sequence[str] = (), **row: Any
+) -> Question:
+    detail = {"controls": setting.controls, "turn": turn} | ({"old": old} if old else {})
     row |= {"facts": setting.facts, "values": setting.values, "revised": setting.revised}
     return Question(turn.user, (turn.assistant,), group, detail, row)
 
