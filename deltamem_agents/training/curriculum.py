@@ -7,7 +7,7 @@ So a level is left only when its questions are answered.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ class Curriculum:
         instructed: share of the conversations that have a system prompt.
         unknown: see `World.questions`.
         updates: see `World.history`.
+        thorough: see `Instructor`.
     """
 
     def __init__(
@@ -74,24 +75,57 @@ class Curriculum:
         instructed: float = 0.0,
         unknown: float = 0.25,
         updates: float = 0.15,
+        thorough: bool = False,
     ) -> None:
         self.world, self.tokeniser, self.tokens = world, tokeniser, tokens
         self.promote, self.level, self.patience = promote, level, patience
         self.alike, self.instructed = alike, instructed
         self.unknown, self.updates = unknown, updates
-        self.instructor = Instructor(world.random, world.split)
+        self.instructor = Instructor(world.random, world.split, thorough=thorough)
         self.since = 0
         self.accuracy = 0.0
 
     def batch(self, *, memory: bool) -> Rows:
-        """Draw a batch; without memory each conversation is one block, all of it visible.
+        """Draw a batch; without memory each conversation is one block, all of it visible."""
+        chosen = self._drawn(lambda: self._conversation(memory))
+        choose = self.world.random.choice
+        blocks = [choose((1, 1, 1, 2, 3, 5)) if memory else len(turns) for turns in chosen]
+        return self.tokeniser.rows(chosen, blocks)
 
-        Conversations of like length go together, so that little of a batch is padding.
+    def drill(self) -> Rows:
+        """Draw a batch of many small tasks under system prompts, each alone with its prompt.
+
+        A task is two turns: something is told, then it, or something else, or a tool is asked for.
+        So a sentence or a value is to be copied every fifty tokens, from near, where a whole
+        conversation asks for it once in hundreds.
         """
+        chosen = self._drawn(self._tasks)
+        return self.tokeniser.rows(chosen, [2] * len(chosen))
+
+    def _tasks(self) -> list[Turn | Instruction]:
+        random, world = self.world.random, self.world
+        instruction = self.instructor.instruction(random.choice((0, 0, 1, 2)))
+        turns: list[Turn | Instruction] = [instruction]
+        for _ in range(random.randint(4, 6)):
+            told = [(s, world.value(s)) for s in world.draw_subjects(random.choice((1, 1, 2)))]
+            turns.append(world.facts(told))
+            if instruction.tools and random.random() < 0.65:
+                turns.append(self.instructor.turn(random.choice(instruction.tools)))
+                continue
+            question = world.question(*random.choice(told))
+            if random.random() < 0.5:
+                question = world.question(world.unknown([s for s, _ in told]), None)
+            turns.append(instruction.obeyed(question))
+        return turns
+
+    def _drawn(
+        self, draw: Callable[[], list[Turn | Instruction]]
+    ) -> list[list[Turn | Instruction]]:
+        """Conversations of a batch, of like length, so that little of it is padding."""
         random = self.world.random
         pool: list[tuple[float, list[Turn | Instruction]]] = []
         while sum(size for size, _ in pool) < 6 * self.tokens:
-            turns = self._conversation(memory)
+            turns = draw()
             pool.append((_length(turns), turns))
         pool.sort(key=lambda entry: entry[0])
         start, total, chosen = random.randrange(len(pool)), 0.0, []
@@ -99,8 +133,7 @@ class Curriculum:
             size, turns = pool.pop(min(start, len(pool) - 1))
             chosen.append(turns)
             total += size
-        blocks = [random.choice((1, 1, 1, 2, 3, 5)) if memory else len(c) for c in chosen]
-        return self.tokeniser.rows(chosen, blocks)
+        return chosen
 
     def _conversation(self, memory: bool) -> list[Turn | Instruction]:
         level, random = LEVELS[self.level], self.world.random

@@ -24,6 +24,11 @@ from deltamem_agents.training.subjects import capital, lexicon
 from deltamem_agents.training.world import Split, Turn
 
 UNSEEN = 4
+_FEW_KINDS = ("integer", "integer", "name", "city", "codename")
+_KINDS = (
+    *_FEW_KINDS, "code", "service", "food", "colour", "animal", "job", "hobby", "drink",
+    "instrument", "month", "day", "database", "language", "flower", "sport",
+)  # fmt: skip
 
 
 def refusal(chooser: random.Random, *, unseen: bool = False) -> str:
@@ -116,11 +121,13 @@ class Instruction:
         text: what it says.
         tools: the functions it lists.
         refusal: the sentence it gives for what was never told; empty where it gives none.
+        weighed: whether to answer counts as much as to refuse, where it gives a refusal.
     """
 
     text: str
     tools: tuple[Tool, ...] = ()
     refusal: str = ""
+    weighed: bool = False
 
     def messages(self) -> list[dict[str, str]]:
         """The system prompt as a chat message."""
@@ -132,7 +139,11 @@ class Instruction:
 
     def obeyed(self, turn: Turn) -> Turn:
         """The turn as it goes under this prompt."""
-        if turn.kind != "unknown" or not self.refusal:
+        if not self.refusal:
+            return turn
+        if turn.kind == "question" and self.weighed:
+            return replace(turn, kind="answer")
+        if turn.kind != "unknown":
             return turn
         return replace(turn, assistant=self.refusal, kind="refusal")
 
@@ -166,19 +177,22 @@ class Instructor:
     Args:
         chooser: the generator of the conversation's world.
         split: "test" draws what training never has.
+        thorough: made-up tools take values of every kind, and prompts are `weighed`.
     """
 
-    def __init__(self, chooser: random.Random, split: Split = "train") -> None:
-        self.random, self.split = chooser, split
+    def __init__(
+        self, chooser: random.Random, split: Split = "train", *, thorough: bool = False
+    ) -> None:
+        self.random, self.split, self.thorough = chooser, split, thorough
 
     def instruction(self, most: int) -> Instruction:
         """A prompt with a refusal, with tools (1 to `most`), with both, or with neither."""
         offered = tuple(self._tools(self.random.randint(1, most))) if most else ()
         if self.random.random() < (0.6 if most else 0.15):
-            return Instruction(self._prompt("plain"), offered)
+            return Instruction(self._prompt("plain"), offered, weighed=self.thorough)
         said = refusal(self.random, unseen=self.split == "test")
         text = self._prompt("refusing").replace("{r}", said)
-        return Instruction(text, offered, said)
+        return Instruction(text, offered, said, self.thorough)
 
     def _prompt(self, kind: str) -> str:
         """A prompt of the lexicon, or, in two of three of training, one put together."""
@@ -206,7 +220,7 @@ class Instructor:
         lists = (lexicon()["values"][kind] for kind in ("animal", "colour", "flower", "sport"))
         nouns = [noun for nouns in lists for noun in nouns if " " not in noun]
         name = f"{choose(words['verbs'])}_{choose(nouns)}"
-        kind = choose(("integer", "integer", "name", "city", "codename"))
+        kind = choose(_KINDS if self.thorough else _FEW_KINDS)
         does = f"{choose(words['does'])} {choose(nouns)}."
         return Tool(name, does, choose(words["parameters"]), kind, "{n}", tuple(words["called"]))
 

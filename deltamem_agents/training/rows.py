@@ -106,7 +106,7 @@ class Tokeniser:
             value = Kind.CONFIRMED_VALUE if reply else Kind.USER_VALUE
         elif reply and turn.kind == "tool":
             value = Kind.CONFIRMED_VALUE
-        elif reply and turn.kind == "question":
+        elif reply and turn.kind in ("question", "answer"):
             value = Kind.ANSWERED_VALUE
         else:
             value = None
@@ -118,6 +118,7 @@ class Tokeniser:
             _mark(kinds, ids, self._decline, Kind.DECLINE)
         if reply and turn.kind == "refusal":
             kinds[3:-2] = [int(Kind.CONFIRMED_VALUE)] * (len(kinds) - 5)
+        if reply and turn.kind in ("refusal", "answer"):
             kinds[3] = int(Kind.DECLINE)
         return kinds
 

@@ -34,6 +34,7 @@ class StageConfig:
         vectors: learning rate of embeddings and norms (AdamW).
         gates: learning rate of the write gates (AdamW).
         memory_share: share of batches that run with memory; the rest trains the backbone alone.
+        drills: share of batches, of that rest, that are `Curriculum.drill`.
         train_backbone: False freezes the backbone.
         penalty: weight of the mean beta of tokens that carry no value, so that idle talk does not
             wear the memory down.
@@ -49,6 +50,8 @@ class StageConfig:
         unknown: the chance of a question about what was never told, before each other question.
         updates: the chance that a told subject is changed later.
         decline: weight of the decision to decline.
+        thorough: see `Instructor`.
+        twins: whether the stage begins with `twins.share_twins`.
     """
 
     name: str
@@ -70,6 +73,9 @@ class StageConfig:
     unknown: float = 0.1
     updates: float = 0.1
     decline: float = 2.0
+    drills: float = 0.0
+    thorough: bool = False
+    twins: bool = False
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], ...]:
@@ -186,9 +192,10 @@ class Stage:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["full"] * factor
-        memory = self.choice.random() < config.memory_share
+        drawn = self.choice.random()
+        memory, drill = drawn < config.memory_share, drawn >= 1.0 - config.drills
         curriculum = self.with_memory if memory else self.plain
-        rows = curriculum.batch(memory=memory)
+        rows = curriculum.drill() if drill else curriculum.batch(memory=memory)
         share = 0.15 if config.train_backbone else 0.0
         with torch.autocast("cpu", torch.bfloat16):
             outcome = run_batch(self.model, rows, self.weights, memory=memory, share=share)
@@ -201,10 +208,10 @@ class Stage:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        prefix = "memory" if memory else "plain"
+        prefix = "memory" if memory else "drill" if drill else "plain"
         figures = {f"{prefix} {k}": v for k, v in outcome.figures.items()}
         self._average(figures | {f"{prefix} loss": outcome.loss.item()})
-        if curriculum.report(outcome.figures.get("answer")):
+        if not drill and curriculum.report(outcome.figures.get("answer")):
             self._log(0.0)
 
     def _average(self, figures: dict[str, float]) -> None:

@@ -41,7 +41,8 @@ class Turn:
 
     Attributes:
         values: the value strings that the texts carry, for weighting and for the write penalty.
-        kind: "fact", "update", "question", "unknown", "refusal", "tool" or "chat".
+        kind: "fact", "update", "question", "unknown", "tool" or "chat"; "answer" is a question
+            that could have been refused, "refusal" one that was.
         subjects: what the turn is about, in the order of the values.
     """
 

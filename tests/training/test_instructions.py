@@ -131,6 +131,41 @@ def test_a_share_of_the_conversations_is_instructed(tokeniser: Tokeniser) -> Non
     assert shares[2] == 1.0
 
 
+def test_a_drill_is_two_turns_with_the_prompt_in_view(tokeniser: Tokeniser) -> None:
+    curriculum = Curriculum(World(4), tokeniser, tokens=1500, thorough=True)
+    decided = blocks = 0
+    for _ in range(6):
+        rows = curriculum.drill()
+        assert rows.turns.tolist() == [2] * len(rows.turns)
+        assert bool((rows.blocks == PINNED).any(1).all())
+        blocks += int(rows.blocks.max(1).values.sum())
+        decided += int((rows.kinds == Kind.DECLINE).sum())
+        seen = rows.attention_mask()[:, 0] == 0
+        across = (rows.blocks[:, :, None] > 1) & (rows.blocks[:, None, :] == 1)
+        assert not bool((seen & across).any())
+    assert blocks > 40
+    assert decided > blocks / 3
+
+
+def test_where_refusing_was_possible_an_answer_counts_as_much(tokeniser: Tokeniser) -> None:
+    plain = Instruction("If you do not know, say: No.", refusal="No.")
+    weighed = Instruction("If you do not know, say: No.", refusal="No.", weighed=True)
+    assert words(tokeniser, plain.obeyed(KNOWN), Kind.DECLINE) == ""
+    assert words(tokeniser, weighed.obeyed(KNOWN), Kind.DECLINE) == "Your"
+    assert words(tokeniser, weighed.obeyed(KNOWN), Kind.ANSWERED_VALUE) == " dog"
+    assert weighed.obeyed(UNKNOWN) == plain.obeyed(UNKNOWN)
+
+
+def test_made_up_tools_take_every_kind_of_value_where_it_is_thorough() -> None:
+    kinds: list[set[str]] = []
+    for thorough in (False, True):
+        instructor = Instructor(random.Random(3), thorough=thorough)
+        drawn = [instructor.instruction(2).tools for _ in range(300)]
+        kinds.append({tool.kind for tools_ in drawn for tool in tools_})
+    assert "drink" not in kinds[0]
+    assert kinds[1] > kinds[0] | {"drink", "sport", "month", "animal"}
+
+
 def test_a_subject_of_several_words_is_one_token(tokeniser: Tokeniser) -> None:
     encode = tokeniser.template.tokenizer
     assert len(subject_tokens()) > 500
