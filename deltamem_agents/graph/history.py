@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AnyMessage
+from langgraph.checkpoint.base import CheckpointTuple
 
+from deltamem_agents.chat.messages import to_dict
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import DivergenceError
 from deltamem_agents.graph.place import Place
@@ -80,8 +82,10 @@ def nearest_agreeing(
 ) -> Steps[MemoryState | None]:
     """The memory of the nearest checkpoint that agrees with the messages, the rest read anew.
 
-    Where no ancestor agrees, all is read again from the memory that the thread began with; where
-    the ancestors are gone and so are messages that the memory has read, from the window's boundary.
+    One agrees whose window has lost a beginning that has left the thread since (trimmed or
+    summarised): only `forget` unlearns. Where no ancestor agrees, all is read again from the memory
+    that the thread began with; where the ancestors are gone and so are messages that the memory has
+    read, from the window's boundary.
 
     Args:
         reader: reads as the call does.
@@ -95,15 +99,48 @@ def nearest_agreeing(
     """
     before: MemoryState | None = state.get(START_KEY) or start
     refused = state.get(MEMORY_KEY)
-    complete = False
-    for saved in (yield from place.ancestors(refused)):
-        complete = not saved.parent_config
+    chain = yield from place.ancestors(refused)
+    for index, saved in enumerate(chain):
         memory = memory_in(saved)
-        if memory is not None and memory != refused and reader.agrees(memory, messages):
+        if memory is None or memory == refused:
+            continue
+        lost = reader.lost(memory, messages)
+        if lost == 0 or (lost and _has_left(memory, lost, messages, chain[index::-1])):
             return memory
+    complete = bool(chain) and not chain[-1].parent_config
     if refused is not None and not complete and not _whole(reader, refused, messages):
         before = at_boundary(refused)
     return before
+
+
+def _has_left(
+    memory: MemoryState,
+    lost: int,
+    messages: Sequence[AnyMessage],
+    since: Sequence[CheckpointTuple],
+) -> bool:
+    """Whether the oldest messages that a memory holds visible have left the thread since.
+
+    They were changed instead where one is still there under its id, or where the messages now begin
+    with one that never stood behind them.
+
+    Args:
+        memory: an ancestor's.
+        lost: how many of its visible messages are not in the history.
+        messages: the history as it is now.
+        since: the ancestor's checkpoint and those after it, oldest first.
+    """
+    told = messages_in(since[0]) if has_messages(since[0]) else []
+    visible = [one for one in told if one.type != "system"][-len(memory.ledger.visible) :]
+    gone = {message.id for message in visible[:lost]}
+    stay = [one for one in messages if one.type != "system" and not to_dict(one).get("summary")]
+    if None in gone or len(gone) < lost or not stay:
+        return False
+    if not gone.isdisjoint(message.id for message in messages):
+        return False
+    kept = (messages_in(saved) for saved in since if has_messages(saved))
+    stood = ({message.id for message in one} for one in kept)
+    return any(stay[0].id in ids and not gone.isdisjoint(ids) for ids in stood)
 
 
 def _whole(reader: Reader, memory: MemoryState, messages: Sequence[AnyMessage]) -> bool:

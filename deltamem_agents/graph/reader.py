@@ -62,12 +62,15 @@ class Reader:
         entries = [entry for entry in normalise(self.plain(messages)) if entry["role"] != "system"]
         return align(memory.ledger, entries)
 
-    def agrees(self, memory: MemoryState, messages: Sequence[AnyMessage]) -> bool:
-        """Whether all that the memory holds visible stands in the messages as it was read."""
+    def lost(self, memory: MemoryState, messages: Sequence[AnyMessage]) -> int | None:
+        """How many of the messages that the memory holds visible the history lacks at its front.
+
+        None where it differs from what was read in any other way.
+        """
         try:
-            return not self.fit(memory, messages).lost
+            return len(self.fit(memory, messages).lost)
         except DivergenceError:
-            return False
+            return None
 
     def read(
         self, memory: MemoryState | None, messages: Sequence[AnyMessage]
