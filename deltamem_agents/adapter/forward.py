@@ -24,6 +24,7 @@ from deltamem_agents.adapter.flight import FLIGHT
 from deltamem_agents.adapter.layer import DeltaMemLayer
 from deltamem_agents.adapter.memory import DeltaMemory
 from deltamem_agents.adapter.overrides import Override, Replicate
+from deltamem_agents.adapter.refusals import refuse_ways
 from deltamem_agents.adapter.rollback import Before
 from deltamem_agents.adapter.store import MemoryStore, Plan
 from deltamem_agents.errors import ConfigError, UnsupportedModelError
@@ -126,10 +127,10 @@ class DecoderForward(Override):
         self, given: MemoryCall | None, running: dict[int, DeltaMemory], kwargs: dict[str, Any]
     ) -> CallContext:
         module = self.module
-        _refuse_paged(module, kwargs)
         _land(FLIGHT.flown or [])  # of a decoder that runs twice in one forward
         tokens, cache, plan = _tokens(kwargs), _cache(module, kwargs), self.plan(running)
         given = given or getattr(cache, "call", None) or MemoryCall()
+        refuse_ways(module, kwargs, given, tokens.shape[1])
         home = MemoryStore(plan) if cache is None else remember(cache, plan)
         past = 0 if cache is None else int(cache.get_seq_length())
         batch, length = tokens.shape[:2]
@@ -262,19 +263,3 @@ def _cache(decoder: nn.Module, kwargs: dict[str, Any]) -> Cache | None:
     kwargs["past_key_values"] = DynamicCache(config=config)
     made: Cache = kwargs["past_key_values"]
     return made
-
-
-def _refuse_paged(decoder: nn.Module, kwargs: dict[str, Any]) -> None:
-    attention = getattr(decoder.config, "_attn_implementation", None) or ""
-    if str(attention).startswith("paged") or kwargs.get("cache") is not None:
-        raise UnsupportedModelError(
-            "a δ-mem reads each session as one row with a cache of its own",
-            got="paged attention (transformers' continuous batching)",
-            remedy="Use model.generate, or the scheduler of deltamem_agents.runtime.",
-        )
-    if kwargs.get("cu_seq_lens_q") is not None:
-        raise UnsupportedModelError(
-            "each row of a batch is one text",
-            got="several texts packed into a row",
-            remedy="Pad the batch instead of packing it.",
-        )

@@ -557,6 +557,36 @@ def test_paged_attention_is_refused(build, tokens):
         model(tokens(1, 4), cu_seq_lens_q=torch.tensor([0, 2, 4]), use_cache=False)
 
 
+@pytest.mark.parametrize("way", ["no cache", "a cache", "token mask"])
+def test_texts_packed_by_their_positions_are_refused(model, tokens, way):
+    ids = tokens(1, 12)
+    positions = torch.arange(6).repeat(2)[None]
+    options = {"use_cache": way == "a cache"}
+    if way == "token mask":
+        options["delta_mem"] = MemoryCall(token_mask=torch.ones(1, 12, dtype=torch.bool))
+    with torch.no_grad(), pytest.raises(UnsupportedModelError, match="packed into a row"):
+        model(ids, position_ids=positions, **options)
+
+
+def test_positions_that_go_on_are_read_as_without_them(model, tokens):
+    ids, start = tokens(2, 8), torch.tensor([[0], [3]])
+    wanted = MemoryCache(model)
+    cache = MemoryCache(model)
+    with torch.no_grad():
+        plain = model(ids, past_key_values=wanted).logits
+        given = model(ids, past_key_values=cache, position_ids=start + torch.arange(8)).logits
+        assert torch.allclose(plain, given, atol=1e-4)  # rotary positions are relative
+        model(ids[:, :1], past_key_values=cache, position_ids=start)  # a token has no border
+    padded = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1], [1] * 8])
+    positions = (padded.cumsum(1) - 1).masked_fill(padded == 0, 1)
+    with torch.no_grad():
+        by_mask = model(ids, attention_mask=padded, position_ids=positions).logits
+        left = MemoryCall(token_mask=padded.bool())
+        model(ids, position_ids=positions, delta_mem=left)  # padding has no borders either
+        alone = model(ids[:1, 2:]).logits
+    assert torch.allclose(by_mask[:1, 2:], alone, atol=1e-4)
+
+
 def test_continuous_batching_reports_the_refusal(build, tokens):
     options = GenerationConfig(max_new_tokens=3, do_sample=False, pad_token_id=0)
     small = ContinuousBatchingConfig(num_blocks=4, max_batch_tokens=16)  # or it takes all memory
