@@ -111,6 +111,12 @@ class StoppingCriteria(Override):
                 got=f"{type(self.module).__name__}.generate, called on its class",
                 remedy="Call model.generate(...).",
             )
+        if generation_config.assistant_early_exit is not None:
+            raise UnsupportedModelError(
+                "every layer with a memory reads every token",
+                got=f"assistant_early_exit={generation_config.assistant_early_exit}",
+                remedy="Use prompt_lookup_num_tokens, or an assistant_model of its own.",
+            )
         beams = generation_config.num_beams
         generation.repeats = max(beams, generation_config.num_return_sequences)
         return criteria if beams > 1 else Watched(criteria, generation)

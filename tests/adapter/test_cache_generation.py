@@ -332,6 +332,20 @@ def test_assisted_decoding_rolls_back(model, tokens, backbone, build, assistant)
     assert gap(plain.past_key_values.memory, helped.past_key_values.memory) < 1e-5
 
 
+@pytest.mark.parametrize("said", ["in the call", "in its configuration"])
+def test_an_early_exit_is_refused_and_leaves_the_configuration(build, tokens, said):
+    model, ids = build(), tokens(1, 8)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    wanted = model.generate(ids, **options)
+    early = {"assistant_early_exit": 1}
+    if said == "in its configuration":
+        early = {"generation_config": GenerationConfig(**early, pad_token_id=0)}
+    with pytest.raises(UnsupportedModelError, match="assistant_early_exit=1"):
+        model.generate(ids, **options, **early)
+    assert model.config.num_hidden_layers == 3
+    assert torch.equal(model.generate(ids, **options), wanted)
+
+
 @pytest.mark.parametrize(("length", "taken"), [(9, 1), (9, 9), (40, 23), (700, 200)])
 def test_crop_takes_tokens_back(model, tokens, length, taken):
     ids = tokens(1, 12 + length)
