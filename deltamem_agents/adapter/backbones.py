@@ -7,7 +7,8 @@ by `Port`s; everything else in this room works on those.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +128,7 @@ def find_sites(model: nn.Module, layers: tuple[int, ...] | None = None) -> list[
             got=type(model).__name__,
             remedy=f"Known names: {', '.join(ATTENTIONS)}.",
         )
+    _refuse_encoder(decoder, attentions.values(), type(model).__name__)
     wanted = tuple(attentions) if layers is None else layers
     if missing := [i for i in wanted if i not in attentions]:
         raise ConfigError(
@@ -135,6 +137,20 @@ def find_sites(model: nn.Module, layers: tuple[int, ...] | None = None) -> list[
             remedy="Choose from these, or leave layers out for all of them.",
         )
     return [_site(model, decoder, attentions[i], i, names[id(attentions[i])]) for i in wanted]
+
+
+def _refuse_encoder(decoder: nn.Module, attentions: Iterable[nn.Module], who: str) -> None:
+    """Refuse what sees its tokens from both sides, or reads none: a memory is written in order."""
+    config: Any = getattr(decoder, "config", None)
+    parts = (config, *attentions)
+    both_ways = any(getattr(part, "is_causal", None) is False for part in parts)
+    reads = inspect.signature(type(decoder).forward).parameters
+    if both_ways or not {"input_ids", "inputs_embeds"} & set(reads):
+        raise UnsupportedModelError(
+            "a memory is for a causal decoder: one that reads tokens, each after those before it",
+            got=f"{type(decoder).__name__} of {who}, an encoder",
+            remedy="Use a causal language model.",
+        )
 
 
 def _attention(layer: nn.Module) -> nn.Module | None:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM
 
 from deltamem_agents.adapter import DeltaMemConfig, MemoryCache, MemoryCall, attach, detach
 from deltamem_agents.adapter.backbones import find_sites
@@ -278,6 +278,30 @@ def test_unsupported_families_are_named(family, changes, said):
     with pytest.raises(UnsupportedModelError, match=said):
         attach(model, DeltaMemConfig())
     assert all(p.requires_grad for p in model.parameters())
+
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 64}  # fmt: skip
+WORDS = {"vocab_size": 99, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("clip_text_model", WORDS),
+        ("siglip_vision_model", {"image_size": 32, "patch_size": 8}),
+        ("clip_vision_model", {"image_size": 32, "patch_size": 8}),
+        ("wav2vec2", {"conv_dim": (16,) * 7}), ("eurobert", WORDS),
+        ("llama", {**WORDS, "is_causal": False}),
+        ("gemma3_text", {**WORDS, "head_dim": 8, "use_bidirectional_attention": True}),
+    ],
+)  # fmt: skip
+def test_encoders_are_refused(family, changes):
+    model = AutoModel.from_config(CONFIG_MAPPING[family](**TINY, **changes))
+    names = [name for name, _ in model.named_modules()]
+    with pytest.raises(UnsupportedModelError, match="causal decoder"):
+        attach(model, DeltaMemConfig(rank=2, init="random"))
+    assert [name for name, _ in model.named_modules()] == names
 
 
 def test_corrections_that_a_family_has_no_place_for():
