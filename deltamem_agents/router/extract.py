@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deltamem_agents.router.analyze import STOP
+from deltamem_agents.router.asking import asks
 from deltamem_agents.router.facts import Draft
-from deltamem_agents.router.plain import Statement, asks, sentence_spans, statements
+from deltamem_agents.router.plain import Statement, sentence_spans, statements
 from deltamem_agents.router.reading import SURE
 from deltamem_agents.router.secrets import names_secret, redact, secret_spans
 from deltamem_agents.router.typed import Typed, typed_values

@@ -146,9 +146,16 @@ class Fact:
         return self.superseded_by is None
 
     def disputes(self, other: Fact) -> bool:
-        """Whether it tells another value of the same slot."""
+        """Whether it tells another value of the same slot.
+
+        Or of what may be the same: "the port is 81" after "my port is 80", by no lesser authority.
+        """
         same = bool(self.slot) and self.slot == other.slot
-        return same and self.value.lower() != other.value.lower()
+        loose = not self.subject and self.attribute.lower() == other.attribute.lower()
+        later = self.number > other.number
+        outranks = AUTHORITY[self.asserted_by] >= AUTHORITY[other.asserted_by]
+        may_be = bool(self.slot and other.subject) and loose and later and outranks
+        return (same or may_be) and self.value.lower() != other.value.lower()
 
     @property
     def citation(self) -> Citation:

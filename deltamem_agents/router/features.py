@@ -27,13 +27,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from deltamem_agents.router.aims import aims
+from deltamem_agents.router.aims import Aim, aims
 from deltamem_agents.router.analyze import aliases, content, names_self, tokens
 from deltamem_agents.router.asked import names
-from deltamem_agents.router.facts import Fact, Hit
+from deltamem_agents.router.extract import extract
+from deltamem_agents.router.facts import Draft, Fact, Hit
 from deltamem_agents.router.kept import kept
 from deltamem_agents.router.phrases import is_person
-from deltamem_agents.router.reading import best, models
+from deltamem_agents.router.reading import SURE, best, models
 from deltamem_agents.router.slots import Slot, slots
 from deltamem_agents.router.typed import typed_values
 from deltamem_agents.router.words import cut
@@ -41,7 +42,8 @@ from deltamem_agents.router.words import cut
 _WHERE = re.compile(r"\bwhere\b", re.IGNORECASE)
 _PLACES = frozenset(("home city", "region", "address", "location"))
 _ASKED_WAY = (
-    (re.compile(r"\bwhen\b", re.I), ("date", "time")),
+    # "When I told you my port, what did I say?" asks for no date.
+    (re.compile(r"\bwhen\b(?!.*\b(?:what|which|who)\b)", re.I), ("date", "time")),
     (re.compile(r"\b(?:what|which) (?:date|day)\b", re.I), ("date",)),
     (re.compile(r"\b(?:what|which) time\b", re.I), ("time",)),
     (re.compile(r"\bhow (?:much|many)\b", re.I), ("amount", "number")),
@@ -102,13 +104,13 @@ def features_of(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ())
         hits: of the search, best first.
         conflicts: active facts that stand against the first hit.
     """
-    aim = aims(query)
+    aim = _aims(query)
     basis = Features(
         asks=aim["ask"],
         writes=aim["write"],
         talks=aim["talk"],
         tells=aim["tell"],
-        slot_asked=float(bool(_slots(query))),
+        slot_asked=float(bool(slots_asked(query))),
     )
     if not hits:
         return basis
@@ -125,7 +127,7 @@ def features_of(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ())
         subject=_subject_fits(first.fact, query, words),
         attribute=_attribute_fits(first.fact, query, words),
         gap=max(1.0 - other / first.bm25, 0.0) if first.bm25 > 0 else 0.0,
-        kind=_kind_fits(first.fact, query),
+        kind=kind_fits(first.fact, query),
         misfit=float(_misfits(first.fact, query)),
         reverse=float(set(tokens(first.fact.value)) <= set(tokens(query))),
         conflict=float(bool(conflicts)),
@@ -134,8 +136,22 @@ def features_of(query: str, hits: Sequence[Hit], conflicts: Sequence[Fact] = ())
     )
 
 
+def _aims(query: str) -> dict[Aim, float]:
+    """The aims; where nothing is stated ("The lady wants my port."), those that are left."""
+    found = aims(query)
+    left = 1.0 - found["tell"]
+    if left > 0.5 or any(map(_states, extract(query))):
+        return found
+    rest = {aim: chance / max(left, 1e-9) for aim, chance in found.items()}
+    return {**rest, "tell": 0.0}
+
+
+def _states(draft: Draft) -> bool:
+    return draft.sure >= SURE and (draft.kind != "plain" or bool(draft.subject))
+
+
 @kept(1024)
-def _slots(query: str) -> tuple[Slot, ...]:
+def slots_asked(query: str) -> tuple[Slot, ...]:
     """The attributes that a question names: "my badge number", not "my sister"."""
     tokens = cut(query, 0, len(query), typed_values(query))
     named = [best(group, models().ends) for group in slots(tokens, query)]
@@ -144,7 +160,13 @@ def _slots(query: str) -> tuple[Slot, ...]:
 
 def asks_owned(query: str) -> bool:
     """Whether it names somebody's attribute: "my order number", "Anna's badge number"."""
-    return any(slot.owned for slot in _slots(query))
+    return any(slot.owned for slot in slots_asked(query))
+
+
+def held_by(query: str, fact: Fact) -> bool:
+    """Whether a word of the question stands in the fact or its sentence as it is, not an alias."""
+    said = {*tokens(fact.subject), *tokens(fact.attribute), *tokens(fact.quote)}
+    return not said.isdisjoint(content(query))
 
 
 def fit(query: str, fact: Fact) -> float:
@@ -159,7 +181,7 @@ def fit(query: str, fact: Fact) -> float:
         - 3.0 * _misfits(fact, query)
         + _subject_fits(fact, query, words)
         + _attribute_fits(fact, query, words)
-        + _kind_fits(fact, query) * (not fact.subject)
+        + kind_fits(fact, query) * (not fact.subject)
     )
 
 
@@ -175,12 +197,12 @@ def _subject_fits(fact: Fact, query: str, words: set[str]) -> float:
 def _attribute_fits(fact: Fact, query: str, words: set[str]) -> float:
     named = set(content(fact.attribute))
     if not fact.subject and any(form.search(query) for form, _ in _ASKED_WAY):
-        return _kind_fits(fact, query)
+        return kind_fits(fact, query)
     if words & set(aliases(fact.attribute)):
         return 1.0
     if fact.attribute in _PLACES and _WHERE.search(query):
         return 1.0
-    if not fact.subject and _kind_fits(fact, query):
+    if not fact.subject and kind_fits(fact, query):
         return 1.0
     return len(named & words) / len(named) if named else 0.0
 
@@ -192,8 +214,11 @@ def _misfits(fact: Fact, query: str) -> bool:
     return bool(asked and held) and not _WHERE.search(query) and asked.isdisjoint(held)
 
 
-def _kind_fits(fact: Fact, query: str) -> float:
-    """The word that asks ("when", "how much") outweighs the nouns beside it."""
+def kind_fits(fact: Fact, query: str) -> float:
+    """Whether the question asks for the fact's kind of value, 0 or 1.
+
+    The word that asks ("when", "how much") outweighs the nouns beside it.
+    """
     asked = [kinds for form, kinds in _ASKED_WAY if form.search(query)]
     if asked:
         return float(any(fact.kind in kinds for kinds in asked))

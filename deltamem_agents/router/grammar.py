@@ -16,7 +16,7 @@ _VERBAL_WORDS = (
 )
 _NOUNS = rf"{_WORD}(?:\s+(?!(?:{_VERBAL_WORDS})\b){_WORD}){{0,4}}?"
 _NAME = (
-    r"(?!(?:Since|After|Before|When|If|While|Because|As|From|Until|On|In|At|The|My|Our)\b)"
+    r"(?!(?:Since|After|Before|When|If|While|Because|As|From|Until|On|In|At|For|With|By|About|The|My|Our)\b)"
     r"[A-Z][\w-]*(?:\s+[A-Z][\w-]*){0,3}"
 )
 _HOLDER = (

@@ -35,8 +35,8 @@ class Matches:
     counted: Mapping[str, int] = field(default_factory=dict)
 
 
-def named(shelf: Shelf, connection: Connection, scope: Scope, query: str) -> Matches | None:
-    """The facts whose names stand in a question, found by their slots; None if there are none.
+def named(shelf: Shelf, connection: Connection, scope: Scope, query: str) -> list[Fact]:
+    """The facts whose names stand in a question, found by their slots; mentions, too.
 
     Args:
         shelf: whose tables.
@@ -46,12 +46,14 @@ def named(shelf: Shelf, connection: Connection, scope: Scope, query: str) -> Mat
     """
     keys = {shelf.keyed(slot_named(*pair)) for pair in slots_in(query)}
     if not keys:
-        return None
+        return []
     held = shelf.visible(connection, scope, shelf.tables.facts.c.slot.in_(sorted(keys)))
-    asked = [f for f in held if f.active and f.kind != "mention" and names(query, f) > 0.5]
-    if not asked:
-        return None
-    facts = {fact.number: fact for fact in asked}
+    return [fact for fact in held if fact.active and names(query, fact) > 0.5]
+
+
+def matches_of(query: str, named: Sequence[Fact]) -> Matches:
+    """Facts that were found by their names, as if their words had found them."""
+    facts = {fact.number: fact for fact in named}
     words = {number: words_of(fact) for number, fact in facts.items()}
     return Matches(content(query), words, list(facts), facts.__getitem__)
 

@@ -11,11 +11,13 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from deltamem_agents.router.asking import asks, requested
 from deltamem_agents.router.grammar import LABELS, STATED, Found
 from deltamem_agents.router.phrases import LEAD, PEOPLE, TAIL, is_person
 from deltamem_agents.router.reading import read, slots_of
-from deltamem_agents.router.slots import holder
+from deltamem_agents.router.slots import Slot, holder
 from deltamem_agents.router.typed import Typed
+from deltamem_agents.router.words import cut
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Statement:
     mention: bool = False  # text[start:end] speaks of it, and what it says could not be read
 
 
+DOUBT = 0.5  # how sure a plain word is that a request tells
+_SAID = re.compile(r"\w+(?: in mind| down)? that\b", re.IGNORECASE)
+_AFFIRMED = re.compile(r"(?:yes|yep|yeah|no|right|now)\s*[:,;–—-]\s*\S", re.IGNORECASE)
 _THAT = re.compile(r"that\s+(?=\S)", re.IGNORECASE)
 _NOT_TOLD = re.compile(
     r"(?:if|when|whenever|unless|suppose|imagine|assuming|whether|would|could|should|can|do|does|did"
@@ -41,7 +46,10 @@ _NOT_TOLD = re.compile(
 _FRONT = re.compile(
     r"(?:(?:now|currently|actually|just|really|still)\s+|(?-i:an?)\s+|[\"'“‘`(]+)", re.I
 )
-_NEGATIVE = re.compile(r"(?:not|no longer|never|n['’]t)\b", re.IGNORECASE)
+_NEGATIVE = re.compile(
+    r"(?:not|no longer|never|n['’]t)\b|(?:wrong|incorrect|mistaken|false|outdated|obsolete)\W*$",
+    re.IGNORECASE,
+)
 _STARTER = r"(?:my|our|the|his|her|their|I|we|I['’]m|[A-Z][\w-]*['’]s|please)\s"
 _JOINT = re.compile(rf"(?:,?\s+(?:and|but|while|whereas)\s+|,\s+|;\s*)(?={_STARTER})")
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+(?=\S)[^.!?\n]+)*[.!?]*")
@@ -62,21 +70,67 @@ def statements(text: str, typed: Sequence[Typed]) -> Iterator[tuple[Statement, i
         if asks(text[start:end]):
             asked = start, end
             continue
-        if asked is not None and _GOES_ON.match(text, start):
-            for found in _answered(text, *asked, end, typed):
+        if asked is not None and _answers(text, start, end, typed):
+            for found in _answered(text, *asked, start, end, typed):
                 yield found, asked[0], end
-        asked = None
-        yield from ((found, start, end) for found in _of_sentence(text, start, end, typed))
+        verb = requested(text, start, end)
+        if verb is None:
+            stated = _of_sentence(text, start, end, typed)
+        else:
+            stated = _of_request(text, verb, end, typed)
+        asked = (start, end) if verb is not None and not stated else None
+        yield from ((found, start, end) for found in stated)
+
+
+def _of_request(text: str, verb: int, end: int, typed: Sequence[Typed]) -> list[Statement]:
+    """What "Could you change my port to 80 for me?" states: the instruction in it, read as one.
+
+    Without a typed value it is unsure: "Could you put my port into the form?" tells none.
+    """
+    end = verb + len(text[verb:end].rstrip(" ?!."))
+    stated = _of_sentence(text, verb, end, typed)
+    if _SAID.match(text, verb, end) or any(verb <= value.start < end for value in typed):
+        return stated
+    told = (replace(one, sure=min(one.sure, DOUBT)) for one in stated if not one.mention)
+    return list(told)
+
+
+def _answers(text: str, start: int, end: int, typed: Sequence[Typed]) -> bool:
+    """Whether a sentence gives what the question before it names: "It is 80.", "Yes: 80."."""
+    if _GOES_ON.match(text, start):
+        return True
+    if slots_of(text, start, end, typed):
+        return False
+    words = cut(text, start, end, typed)
+    values = [one for one in words if one.typed]
+    alone = bool(values) and all(one.typed or not one.open for one in words)
+    return alone or _AFFIRMED.match(text, start, end) is not None
 
 
 def _answered(
-    text: str, start: int, stop: int, end: int, typed: Sequence[Typed]
+    text: str, start: int, stop: int, begin: int, end: int, typed: Sequence[Typed]
 ) -> Iterator[Statement]:
-    """What is asked or asked for, with "It is ..." behind: "Could you update my port? It's 80."."""
-    for slot in slots_of(text, start, stop, typed):
-        if slot.subject != "I" or not is_person(slot.attribute):
-            about = holder(slot.subject), slot.attribute.lower()
-            yield Statement(*about, start, end, False, 0.0, mention=True)
+    """What text[start:stop] asks or asks for, and text[begin:end] gives.
+
+    "Could you update my port? It's 80." states it; "Have you got my port? 80." may do so.
+    """
+    named = slots_of(text, start, stop, typed)
+    named = [slot for slot in named if slot.subject != "I" or not is_person(slot.attribute)]
+    given = [one for one in typed if begin <= one.start < end]
+    for slot in named:
+        about, others = (holder(slot.subject), slot.attribute.lower()), _unled(slot)
+        if len(named) == len(given) == 1:
+            sure = DOUBT if requested(text, start, stop) is None else 1.0
+            yield Statement(*about, given[0].start, given[0].end, sure=sure, others=others)
+        else:
+            yield Statement(*about, start, end, False, 0.0, others, mention=True)
+
+
+def _unled(slot: Slot) -> tuple[tuple[str, str], ...]:
+    """The slot without a first word that only begins the sentence: "New Kofi's port ..."."""
+    first, _, rest = slot.subject.partition(" ")
+    named = slot.start == 0 and first[:1].isupper() and rest[:1].isupper()
+    return ((holder(rest), slot.attribute.lower()),) if named else ()
 
 
 def _of_sentence(text: str, start: int, end: int, typed: Sequence[Typed]) -> list[Statement]:
@@ -113,6 +167,7 @@ def _named(
     for told in read(text, start, end, typed):
         subject, attribute = told.slot.subject, told.slot.attribute
         others = tuple((holder(one.subject), one.attribute.lower()) for one in told.others)
+        others += _unled(told.slot)
         if told.mention:
             if subject != "I" or not is_person(attribute):
                 about = holder(subject), attribute.lower()
@@ -124,12 +179,15 @@ def _named(
         found = _placed((subject, attribute, told.start, told.end, True), text, 0)
         if found is not None:
             yield told.at, replace(found, sure=told.sure, others=others)
+        else:  # "my port was wrong"
+            about = holder(subject), attribute.lower()
+            yield told.at, Statement(*about, start, end, False, 0.0, others, True)
 
 
 def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
     """Where the sentences of a text stand; a dot inside a value ends none.
 
-    "It is ..." and "That is ..." go with the sentence before, whose thing they speak of. What
+    "It is ..." and "That reads ..." go with the sentence before, whose thing they speak of. What
     tells and is longer than `LONG` words and marks is cut, behind a comma where there is one.
     """
     spans: list[tuple[int, int]] = []
@@ -163,28 +221,24 @@ def _parts(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield (words[at].start() if at else start), end
 
 
-_GOES_ON = re.compile(r"(?:it|that|this)(?:\s+(?:is|was)|['’]s)\s", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"(?:(?:oh|ah|well|right|yes)\b,?\s+)?(?:it|that|this)"
+    r"(?:\s+(?:is|was|will|would|should|has|turned|came|became|ended|reads|says|stands|goes|shows)"
+    r"|['’]s)\s",
+    re.IGNORECASE,
+)
 _THING = re.compile(r"(?:(?:my|our|the)\s|[A-Z][\w-]*['’]s\s)[^.!,]{2,60}\?\s*$", re.IGNORECASE)
+_ECHO = re.compile(r"\S+(?:\s\S+){0,3}\?\s*$")
 
 
 def _stays(sentence: str) -> bool:
-    """Whether the next sentence may be about its thing: it tells, or only names it ("My port?")."""
-    return not sentence.rstrip().endswith("?") or _THING.match(sentence) is not None
+    """Whether the next sentence may be about its thing.
 
-
-_TAG = re.compile(r",\s*(?:okay|ok|alright|all right|yes|you know|got it)\s*\?\s*$", re.I)
-_REQUEST = re.compile(
-    r"(?:(?:hey|please|so)[, ]+)*(?:can|could|would|will) you (?:please )?(?:remember|note|save"
-    r"|believe|keep in mind|write down|store)\b(?! (?:what|which|who|where|when))",
-    re.IGNORECASE,
-)
-
-
-def asks(sentence: str) -> bool:
-    """Whether the sentence asks rather than tells; "can you remember that ...?" tells."""
-    if not sentence.rstrip().endswith("?") or _TAG.search(sentence):
-        return False
-    return _REQUEST.match(sentence.strip()) is None
+    It tells, or only names it ("My port?"), or only a value ("80?").
+    """
+    if not sentence.rstrip().endswith("?") or _THING.match(sentence):
+        return True
+    return _ECHO.match(sentence) is not None and not _NOT_TOLD.match(sentence)
 
 
 def _clauses(text: str, start: int, end: int, named: Collection[int]) -> Iterator[tuple[int, int]]:

@@ -18,12 +18,15 @@ from typing import Any, Literal
 
 from deltamem_agents.errors import FileFormatError
 from deltamem_agents.router.facts import Citation, Fact, Hit
-from deltamem_agents.router.features import Features, asks_owned, features_of
+from deltamem_agents.router.features import Features, asks_owned, features_of, held_by
 from deltamem_agents.router.reading import SURE as READ
 
 Route = Literal["neural", "exact", "both", "abstain"]
 ROUTES: tuple[Route, ...] = ("neural", "exact", "both", "abstain")
 SURE = 0.6  # below this the facts go to the model: a needless fact costs less than a wrong answer
+# Below this a text that names somebody's attribute is not left to the memory alone: a needless word
+# that nothing was told costs less than a value that the model makes up.
+IDLE = 0.9
 # Products of features that matter together; a linear model cannot see them otherwise.
 PRODUCTS: tuple[tuple[str, ...], ...] = (
     ("asks", "named"),
@@ -176,9 +179,10 @@ def decide(
     chances = (judge or classifier()).probabilities(found)
     route = max(ROUTES, key=lambda name: chances[name])
     reason = _REASONS[route]
+    bar, at_stake = (IDLE, found.slot_asked) if route == "neural" else (SURE, bool(hits))
     if route == "exact" and not safe(query, found, hits):
         route, reason = "both", "a fact fits, but not safely enough to answer by itself"
-    elif chances[route] < SURE and hits and route in ("abstain", "exact"):
+    elif route != "both" and at_stake and chances[route] < bar:
         route, reason = "both", f"unsure between {_close(chances)}"
     if route == "both" and not hits:
         route, reason = "abstain", _REASONS["abstain"]
@@ -201,7 +205,10 @@ def safe(query: str, found: Features, hits: Sequence[Hit]) -> bool:
         return False
     if found.named > 0.5:
         return True
-    if found.named == 0.0 and found.coverage < 0.999 and asks_owned(query):
+    if not hits[0].fact.subject and found.coverage <= 0.5:
+        return False  # a time by itself, and the question is on something else
+    whole = found.coverage >= 0.999 and held_by(query, hits[0].fact)
+    if found.named == 0.0 and asks_owned(query) and not whole:
         return False  # somebody's order number is asked for, and this is not it
     return bool(found.subject >= 0.999 and max(found.attribute, found.kind) > 0.5)
 

@@ -133,8 +133,10 @@ def read(text: str, start: int, end: int, typed: Sequence[Typed]) -> Iterator[To
     named = [group[_most(p)] for group, p in zip(groups, likely, strict=True)]
     taken: set[int] = {at for slot in named for at in range(slot.start, slot.end)}
     stated = [_stated(tokens, slot, taken, weights.values) for slot in named]
-    # The surest first: "my mistake, my port is 80" tells of the port.
-    for place in sorted(range(len(named)), key=lambda place: -stated[place][1]):
+    # The surest first: "my mistake, my port is 80" tells of the port. But somebody's first of all:
+    # "my port is at the top of the page, it's 80" tells of my port, not of the page's top.
+    owned = [named[n].owned and stated[n][1] >= SURE for n in range(len(named))]
+    for place in sorted(range(len(named)), key=lambda n: (not owned[n], -stated[n][1])):
         slot, p = named[place], likely[place]
         value, sure, any_value = _stated(tokens, slot, taken, weights.values)
         others = tuple(

@@ -13,6 +13,7 @@ from langchain_core.vectorstores import VectorStore
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.router.answer import Answer, answer, as_data, unverified
+from deltamem_agents.router.apart import apart
 from deltamem_agents.router.documents import RetrieverStore
 from deltamem_agents.router.facts import Scope
 from deltamem_agents.router.features import fit
@@ -64,7 +65,10 @@ class HybridRouter(Runnable[Question, Decision]):
             )
 
     def _probe(self, query: str, scope: Scope) -> Decision:
-        hits = self.store.search(query, scope, DEEPER * self.k, complete=False)
+        found = self.store.search(query, scope, DEEPER * self.k, complete=False)
+        fitting = [hit for hit in found if not apart(query, hit.fact)]
+        # A sentence that could not be read is shown where no value stands.
+        hits = [hit for hit in fitting if hit.fact.kind != "mention"] or fitting
         best = max((round(hit.keyword, 6) for hit in hits), default=0.0)
         # Among facts that hold as many of the question's words, subject and attribute decide.
         ordered = sorted(

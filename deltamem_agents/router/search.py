@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine
 from deltamem_agents.router.analyze import content, names_self
 from deltamem_agents.router.facts import Fact, Hit, Scope
 from deltamem_agents.router.keyword import COMMON, bm25
-from deltamem_agents.router.matching import matching, named
+from deltamem_agents.router.matching import Matches, matches_of, matching, named
+from deltamem_agents.router.reading import SURE
 from deltamem_agents.router.shelf import Shelf
 from deltamem_agents.router.transactions import read
 from deltamem_agents.router.vector import VectorIndex, fuse
@@ -69,18 +70,22 @@ class _Found:
 def _by_keyword(
     connection: Connection, shelf: Shelf, query: str, scope: Scope, k: int, complete: bool
 ) -> list[_Found]:
-    found = None if complete else named(shelf, connection, scope, query)
-    total = COMMON  # words of a fact that was found by its name need not be counted
-    if found is None:
-        found = matching(
-            shelf, connection, scope, content(query), k, own=names_self(query), complete=complete
-        )
+    asked = [] if complete else named(shelf, connection, scope, query)
+    sure = [fact for fact in asked if fact.sure >= SURE]
+    # The words of a fact that was found by its name need not be counted.
+    hits = _scored(matches_of(query, sure or asked), COMMON)
+    if not sure:  # the value may have been stored by itself
+        own, terms = names_self(query), content(query)
+        found = matching(shelf, connection, scope, terms, k, own=own, complete=complete)
         total = shelf.count(connection, scope) if found.active else 0
-    if not found.active:
-        return []
-    scores = bm25(found.terms, found.words, total, found.counted)
-    hits = [_Found(number, *scores[number], found.fact) for number in found.active]
+        known = {hit.number for hit in hits}
+        hits += [hit for hit in _scored(found, total) if hit.number not in known]
     return sorted(hits, key=lambda hit: (-hit.bm25, -hit.number))
+
+
+def _scored(found: Matches, total: int) -> list[_Found]:
+    scores = bm25(found.terms, found.words, total, found.counted)
+    return [_Found(number, *scores[number], found.fact) for number in found.active]
 
 
 def _active(

@@ -21,6 +21,7 @@ from deltamem_agents.router.forget import forget
 from deltamem_agents.router.listening import Listener
 from deltamem_agents.router.messages import Heard, Message
 from deltamem_agents.router.outdated import renew
+from deltamem_agents.router.rivals import rivals
 from deltamem_agents.router.rows import lineage_of
 from deltamem_agents.router.search import search
 from deltamem_agents.router.shelf import Saver, Shelf
@@ -256,17 +257,9 @@ class FactStore:
         return tuple(fact for fact in found if closed or fact.active)[:limit]
 
     def rivals(self, facts: Iterable[Fact], scope: Scope) -> tuple[Fact, ...]:
-        """Active facts of the same slots with other values, in one query: open conflicts."""
+        """Active facts that tell other values of the same things, in one query: open conflicts."""
         self._own(scope)
-        held: dict[str, set[str]] = {}
-        for fact in facts:
-            if fact.slot:
-                held.setdefault(fact.slot, set()).add(fact.value.lower())
-        if not held:
-            return ()
-        column = self.tables.facts.c.slot
-        rows = read(self.engine, lambda c: self.shelf.visible(c, scope, column.in_(list(held))))
-        return tuple(f for f in rows if f.active and held[f.slot] - {f.value.lower()})
+        return read(self.engine, lambda c: rivals(self.shelf, c, scope, list(facts)))
 
     def as_retriever(self, scope: Scope, k: int = 5) -> FactRetriever:
         """The store as LangChain's retriever, for one scope."""

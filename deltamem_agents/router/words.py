@@ -20,15 +20,19 @@ _CLASSES = {
         during without within against between among for through per via out up down off""",
     "verb": """is are was were be been being am become becomes became reads read stands stood equals
         remains remained stays stayed goes went gone gets got get comes came come turns turned
-        shows seems looks appears says said say tells told tell means happens""",
+        shows seems looks appears says said say tells told tell means happens asks asked wants
+        wanted needs needed""",
     "change": "changed switched moved updated set",
     "auxiliary": """do does did done doing have has had having will would shall should can could may
         might must ought need let lets""",
     "negation": "not never n't don't isn't",
     "adverb": """now just still again already also too only even ever here there then once yes ok
         okay please currently actually really always today tomorrow yesterday nowadays instead
-        meanwhile anyway""",
+        meanwhile anyway apparently obviously evidently clearly luckily sadly fortunately
+        unfortunately finally officially recently basically technically supposedly reportedly
+        incidentally initially originally previously honestly frankly hopefully besides""",
     "clause": "it's that's i'm let's",
+    "call": "oh ah ugh hmm wow oops hey hi hello well sorry thanks thank",
     "day": """monday tuesday wednesday thursday friday saturday sunday january february april june
         july august september october november december""",
 }
@@ -54,6 +58,7 @@ _COMMANDS = {
 _BEFORE_COMMANDS = ("please", "you", "to", "and", "just", "then", "also")
 _CLASS = {word: name for name, words in _CLASSES.items() for word in words.split()}
 CLOSED = frozenset(_CLASS)
+_SHORTENED = re.compile(r"n't$|'(?:ve|re|ll|d|m)$")
 _ENDINGS = ("ed", "ing", "ly", "s")
 
 
@@ -92,7 +97,8 @@ class Token:
     @property
     def open(self) -> bool:
         """A word that can be part of a name or a value."""
-        return bool(self.typed) or (self.text[0].isalnum() and self.low not in CLOSED)
+        said = self.text[0].isalnum() and self.low not in CLOSED and not _SHORTENED.search(self.low)
+        return bool(self.typed) or said
 
 
 def cut(text: str, start: int, end: int, typed: Sequence[Typed]) -> list[Token]:
@@ -139,6 +145,13 @@ def is_command(word: str) -> bool:
     return word.lower() in _COMMANDS
 
 
+def puts(word: str) -> bool:
+    """Whether a word is a verb that puts a value in its place: "change", "changing", not "send"."""
+    low = word.lower()
+    forms = (low, low[:-3], low[:-3] + "e", low[:-4]) if low.endswith("ing") else (low,)
+    return any(_COMMANDS.get(form) == "command" for form in forms)
+
+
 def commands(tokens: Sequence[Token], at: int) -> bool:
     """Whether a token is a verb that opens an instruction: "Amend Ivo's", "please enter"."""
     if tokens[at].low not in _COMMANDS or (at + 1 < len(tokens) and tokens[at + 1].owns):
@@ -150,4 +163,6 @@ def word_class(form: str) -> str:
     """A coarser class of a `shape`: "verb" for "is", "mark" for ":"."""
     if form in _CLASS:
         return _CLASS[form]
+    if _SHORTENED.search(form):
+        return "negation" if form.endswith("n't") else "clause"
     return form if form in ("^", "$") or form[0].isalnum() or form[0] == "-" else "mark"

@@ -16,6 +16,7 @@ from deltamem_agents.evaluation.tasks.router_world import Case, Query, RouterWor
 from deltamem_agents.router import Decision, Fact, FactStore, HybridRouter, Scope
 from deltamem_agents.router.asked import names
 from deltamem_agents.router.policy import Classifier
+from deltamem_agents.router.quoting import standing
 
 TENANT, OTHER = "eval", "eval-other"
 
@@ -50,12 +51,18 @@ class Outcome:
     @property
     def stale(self) -> bool:
         """A value that no longer holds was answered, or shown to the model without the newer."""
-        return self._old and not any(fact.value == self.query.truth for fact in self._shown)
+        return self._old and not any(self._newer(fact) for fact in self._shown)
 
     @property
     def disputed(self) -> bool:
         """The model was given the old value and the new one, each with its date."""
         return self._old and not self.stale
+
+    def _newer(self, fact: Fact) -> bool:
+        """Whether it is the true value, or a sentence on the slot in which that stands."""
+        truth = self.query.truth or ""
+        said = fact.kind == "mention" and standing(truth, fact.value) is not None
+        return said or fact.value == truth
 
     @property
     def _shown(self) -> list[Fact]:

@@ -21,7 +21,7 @@ from deltamem_agents.router.slots import Features, holder
 from deltamem_agents.router.typed import typed_values
 from deltamem_agents.router.words import Token, cut
 
-NESTED = 0.35  # how often a phrasing is also shown about something else; people seldom do
+NESTED = 0.45  # how often a phrasing is also shown about something else; people seldom do
 TURNED = 0.2  # how often the owner follows: "the port of the server"
 VAGUE = 0.3  # share of words that are shown by their form only
 Choice = tuple[list[Features], int]
@@ -129,14 +129,15 @@ def _texts(world: RouterWorld, split: Split) -> Iterator[tuple[Aim, str]]:
         else:
             made = ["".join(parts) for parts in unheard(world.random, count)]
         for template in [*templates, *made]:
-            yield aim, _filled(world, template)
+            yield aim, filled(world, template)
     for template, questions in lists("events", split):
         text, asked = world._event(template, questions)
         yield "tell", text
         yield from (("ask", query.text) for query in asked)
 
 
-def _filled(world: RouterWorld, template: str) -> str:
+def filled(world: RouterWorld, template: str) -> str:
+    """A template with a slot, a value, a person and a thing of the world."""
     slot = world._slots(1)[0]
     text = world._fill(template, slot, world.value(slot.kind))
     text = text.replace("{p}", world.random.choice(world.words["people"]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from deltamem_agents.evaluation.tasks.router import Outcome, evaluate_router
+from deltamem_agents.evaluation.tasks.router_asking_fit import filled
 from deltamem_agents.evaluation.tasks.router_reading_fit import fit as fit_readers
-from deltamem_agents.evaluation.tasks.router_world import Split
-from deltamem_agents.router.features import Features
+from deltamem_agents.evaluation.tasks.router_world import RouterWorld, Split, lists
+from deltamem_agents.router.features import Features, features_of
 from deltamem_agents.router.policy import ROUTES, inputs_of, undecided
 from deltamem_agents.router.reading import models_of, on_trial
 
@@ -90,13 +92,24 @@ def _crossed(seed: int, threads: int, folds: str) -> tuple[Array, Array, Array, 
 def _data(seed: int, threads: int, split: Split) -> tuple[Array, Array]:
     report = evaluate_router(seed=seed, split=split, threads=threads, classifier=undecided())
     outcomes = report.outcomes
-    rows = [list(_inputs(outcome).values()) for outcome in outcomes]
-    goals = [[float(route == _target(o)) for route in ROUTES] for o in outcomes]
+    told = [(outcome.decision.features, _target(outcome)) for outcome in outcomes]
+    told += [(features_of(text, ()), target) for text, target in _unknown(seed, split, threads)]
+    rows = [list(_inputs(found).values()) for found, _ in told]
+    goals = [[float(route == target) for route in ROUTES] for _, target in told]
     return np.asarray(rows), np.asarray(goals)
 
 
-def _inputs(outcome: Outcome) -> dict[str, float]:
-    found = {**asdict(outcome.decision.features), **dict.fromkeys(UNUSED, 0.0)}
+def _unknown(seed: int, split: Split, threads: int) -> Iterator[tuple[str, str]]:
+    """Texts on things of which nothing was told: remarks, and what is to be written with them."""
+    world = RouterWorld(seed, split)
+    for name, target in (("unstated", "neural"), ("mixed", "abstain")):
+        known = lists(name, split)
+        for number in range(2 * threads):
+            yield filled(world, known[number % len(known)]), target
+
+
+def _inputs(given: Features) -> dict[str, float]:
+    found = {**asdict(given), **dict.fromkeys(UNUSED, 0.0)}
     return inputs_of(Features(**found))
 
 

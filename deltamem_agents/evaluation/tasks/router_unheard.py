@@ -54,6 +54,10 @@ SHAPES = (
     ("<Word> <word>, ", "{s} is {v}", " <word>."),
     ("<Set> ", "{s} <turn> {v}<tail>", "."),
     ("<Set> ", "{v} <onto> {s}<tail>", "."),
+    ("For ", "{s} <word> {v}", "."),
+    ("<who>'d <word> ", "{s} <word>ed: {v}", "."),
+    ("", "{S} <word>n't <word>ed, <word> {v}", "."),
+    ("What <who> <word> <out> <onto> ", "{s} is {v}", "."),
 )
 # What is asked for, what is to be written, and talk; {p} a person, {t} a thing.
 SPOKEN = {
