@@ -2,21 +2,34 @@
 
 LangGraph's serializer replaces each by "?", silently. Here text that has one is rewritten to a
 marked, reversible form before it is packed, and back after it is read. Only values in which a "?"
-appears are looked at, so that the usual value costs nothing.
+appears are looked at, so that the usual value costs nothing. What cannot be rewritten (a path, a
+member of an enum, what is nested very deep) is refused where it has a lone surrogate.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from langgraph.checkpoint.serde.types import SendProtocol
+from langgraph.store.base import Item
+
+from deltamem_agents.errors import SerializationError
+
+DEPTH = 100
 _MARK = "\ue0ffsurrogates:"
 
 
 def shield(value: Any) -> Any:
-    """A copy with marked text, or `value` itself where there is nothing to mark."""
+    """A copy with marked text, or `value` itself where there is nothing to mark.
+
+    Raises:
+        SerializationError: a lone surrogate is where it cannot be marked.
+    """
     return _walk(value, _hide, 0)
 
 
@@ -42,22 +55,31 @@ def _show(text: str) -> str:
 
 
 def _walk(value: Any, change: Callable[[str], str], depth: int) -> Any:
-    if depth > 100:
-        return value
     if isinstance(value, str):
         new = change(value)
         return value if new == value else new
-    if isinstance(value, dict):
-        pairs = [
-            (_walk(k, change, depth + 1), _walk(v, change, depth + 1)) for k, v in value.items()
-        ]
-        same = all(a is k and b is v for (a, b), (k, v) in zip(pairs, value.items(), strict=True))
-        return value if same else dict(pairs)
-    if isinstance(value, list | tuple | set | frozenset):
-        return _walk_sequence(value, change, depth)
-    if hasattr(value, "model_dump") or dataclasses.is_dataclass(value):
-        return _walk_object(value, change, depth)
+    if value is None or isinstance(value, bool | int | float | bytes):
+        return value
+    if depth <= DEPTH:
+        for kinds, walk in _WALKS:
+            if isinstance(value, kinds):
+                return walk(value, change, depth)
+        if _has_parts(value):
+            return _walk_object(value, change, depth)
+    _refuse_broken(value, change)
     return value
+
+
+def _walk_mapping(value: Any, change: Callable[[str], str], depth: int) -> Any:
+    pairs = [(_walk(k, change, depth + 1), _walk(v, change, depth + 1)) for k, v in value.items()]
+    same = all(a is k and b is v for (a, b), (k, v) in zip(pairs, value.items(), strict=True))
+    return value if same else dict(pairs)
+
+
+def _walk_error(value: Any, change: Callable[[str], str], depth: int) -> Any:
+    shown = repr(value)  # what the serializer packs
+    new = change(shown)
+    return value if new == shown else new
 
 
 def _walk_sequence(value: Any, change: Callable[[str], str], depth: int) -> Any:
@@ -70,19 +92,77 @@ def _walk_sequence(value: Any, change: Callable[[str], str], depth: int) -> Any:
     return type(value)(changed)
 
 
+_WALKS: tuple[tuple[Any, Callable[[Any, Callable[[str], str], int], Any]], ...] = (
+    (dict, _walk_mapping),
+    ((list, tuple, set, frozenset, deque), _walk_sequence),
+    (BaseException, _walk_error),
+)
+
+
+def _has_parts(value: Any) -> bool:
+    """Whether the serializer packs its attributes, and builds it from them again."""
+    if isinstance(value, type):
+        return False
+    known = hasattr(value, "model_dump") or dataclasses.is_dataclass(value)
+    return known or isinstance(value, SendProtocol | Item)
+
+
 def _walk_object(value: Any, change: Callable[[str], str], depth: int) -> Any:
-    """Pydantic models and dataclasses: a shallow copy with changed attributes."""
-    attributes = getattr(value, "__dict__", None)
-    if isinstance(value, type) or not attributes:
-        return value
+    """Models, dataclasses (with slots too), `Send`: a shallow copy with changed attributes."""
     changed = {
         name: new
-        for name, old in attributes.items()
+        for name, old in _attributes(value)
         if (new := _walk(old, change, depth + 1)) is not old
     }
     if not changed:
         return value
     clone = copy.copy(value)
-    # Not setattr: models validate and frozen dataclasses refuse; the values keep their types.
-    clone.__dict__.update(changed)
+    for name, new in changed.items():
+        # Models validate and frozen dataclasses refuse; the values keep their types.
+        object.__setattr__(clone, name, new)
     return clone
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """By name, from `__dict__` and from the slots of every class."""
+    yield from getattr(value, "__dict__", {}).items()
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield name, getattr(value, name)
+
+
+def _refuse_broken(value: Any, change: Callable[[str], str]) -> None:
+    """What stays as it is must be whole on its way into the database."""
+    if change is _hide and (text := _broken_text(value)) is not None:
+        raise SerializationError(
+            "text with a lone surrogate is in a plain value, a message, a model or a dataclass, "
+            f"at most {DEPTH} levels deep",
+            got=f"{text!a} in a value of type {type(value).__name__}",
+            remedy="Repair the text (text.encode('utf-8', 'replace').decode()), or nest it less.",
+        )
+
+
+def _broken_text(value: Any) -> str | None:
+    """A text with a lone surrogate, however deep it is."""
+    waiting, seen = [value], set()
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, str):
+            if _hide(entry) != entry and not entry.startswith(_MARK):
+                return entry
+        elif id(entry) not in seen and not isinstance(entry, type | BaseException):
+            seen.add(id(entry))
+            waiting += _parts(entry)
+    return None
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return list(value)
+    if isinstance(value, re.Pattern):
+        return [value.pattern]
+    return [entry for _, entry in _attributes(value)]
