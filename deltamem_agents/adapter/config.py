@@ -91,6 +91,8 @@ class DeltaMemConfig(PeftConfig):  # type: ignore[misc]
     modules_to_save: list[str] | None = None
     target_modules: None = None
 
+    stored = False  # no field: whether this was read from a folder, with the tensors beside it
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = peft_type()
@@ -107,6 +109,13 @@ class DeltaMemConfig(PeftConfig):  # type: ignore[misc]
                 remedy="Make another one: dataclasses.replace(config, ...).",
             )
         object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read what PEFT has saved, as any configuration of PEFT."""
+        config = super().from_pretrained(*args, **kwargs)
+        config.stored = True
+        return config
 
     def canonical(self) -> dict[str, Any]:
         """The fields that say what the adapter computes, as plain JSON values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,27 @@ def _fill(sites: list[Site], memories: list[DeltaMemory], tensors: dict[str, Ten
         if memory.config.o_rmsnorm and "o" not in memory.sizes:
             optional[f"{path}.delta_o_rmsnorm_weight"] = (site.hidden,)  # type: ignore[assignment]
     shapes = {name: tuple(p.shape) for name, p in wanted.items()} | optional
-    if missing := sorted(set(wanted) - set(tensors)):
+    check_tensors(tensors, set(wanted), shapes)
+    with torch.no_grad():
+        for key, parameter in wanted.items():
+            parameter.copy_(tensors[key])
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], wanted: Set[str], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse an adapter's tensors that do not fit the model.
+
+    Args:
+        tensors: by name.
+        wanted: names that must be there.
+        shapes: of all that may be there.
+
+    Raises:
+        FileFormatError: some are missing, unknown, or not finite.
+        UnsupportedModelError: they have shapes of another backbone.
+    """
+    if missing := sorted(wanted - set(tensors)):
         raise FileFormatError(
             "an adapter has a tensor for each parameter",
             got=_few(missing),
@@ -227,9 +248,6 @@ def _fill(sites: list[Site], memories: list[DeltaMemory], tensors: dict[str, Ten
                 remedy="Load the adapter into the backbone it was trained on.",
             )
     check_finite(tensors)
-    with torch.no_grad():
-        for key, parameter in wanted.items():
-            parameter.copy_(tensors[key])
 
 
 def _few(names: list[str]) -> str:

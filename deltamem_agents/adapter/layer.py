@@ -205,14 +205,14 @@ def _exit_of(projection: nn.Module) -> ProjectionExit | None:
     return next((hook for hook in hooks if isinstance(hook, ProjectionExit)), None)
 
 
-def take_memory(site: Site, name: str) -> None:
+def take_memory(attention: nn.Module, name: str) -> None:
     """Take an adapter out of an attention module, with the hooks that no other one needs."""
-    layer = site.module._modules.get(CHILD)
+    layer = attention._modules.get(CHILD)
     if isinstance(layer, DeltaMemLayer):
         layer._modules.pop(name, None)
         layer.disconnect()
         if not layer:
-            remove(site.module)
+            remove(attention)
 
 
 def remove(attention: nn.Module) -> None:

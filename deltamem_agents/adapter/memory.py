@@ -31,6 +31,9 @@ Parts = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 class DeltaMemory(Projections):
     """δ-mem in one attention layer: parameters (see `Projections`), reading and writing."""
 
+    #: Whether its values are still to come from a file.
+    awaited = False
+
     def forward(self, hidden: Tensor, context: CallContext, layer: int) -> Mapping[str, Correction]:
         """Read, write, and turn the reads into corrections (paper eqs. 4-12).
 

@@ -87,7 +87,7 @@ def install_all(
             detach(model)
         else:
             for site in sites:
-                take_memory(site, name)
+                take_memory(site.module, name)
         raise
     if first:
         entry = find_entry(model)
@@ -113,6 +113,14 @@ def detach(model: nn.Module) -> nn.Module:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trainable or parameter.requires_grad)
     return model
+
+
+def take_off(model: nn.Module, name: str) -> None:
+    """Take one adapter off, and with the last one all that belongs to none of them."""
+    for module in list(model.modules()):
+        take_memory(module, name)
+    if not layers_of(model):
+        uninstall(model)
 
 
 def layers_of(model: nn.Module) -> list[DeltaMemLayer]:

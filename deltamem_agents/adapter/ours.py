@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ FORMAT = "deltamem-adapter"
 VERSION = 1
 
 
-def check_finite(tensors: dict[str, Tensor]) -> None:
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Refuse NaN, infinity and whole numbers.
 
     Raises:

@@ -8,26 +8,36 @@ under or over it. Importing this file registers the method.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.tuners.tuners_utils import delete_adapter as delete_everywhere
 from peft.utils import AuxiliaryTrainingWrapper, register_peft_method
-from torch import nn
+from torch import Tensor, nn
 
 from deltamem_agents.adapter.backbones import Site, find_sites
 from deltamem_agents.adapter.config import DeltaMemConfig
+from deltamem_agents.adapter.files import check_tensors
 from deltamem_agents.adapter.forward import install
 from deltamem_agents.adapter.layer import DeltaMemLayer, add_memory, take_memory
 from deltamem_agents.adapter.memory import DeltaMemory
-from deltamem_agents.adapter.model import check_name, checked, detach, layers_of
+from deltamem_agents.adapter.model import check_name, checked, detach, layers_of, take_off
 from deltamem_agents.adapter.registration import METHOD, peft_type
-from deltamem_agents.errors import ConfigError, UnsupportedModelError
+from deltamem_agents.errors import ConfigError, DeltaMemError, UnsupportedModelError
 
 
 class DeltaMemModel(BaseTuner):  # type: ignore[misc]
-    """What `get_peft_model` makes of a `DeltaMemConfig`; see `peft.tuners.tuners_utils`."""
+    """What `get_peft_model` makes of a `DeltaMemConfig`; see `peft.tuners.tuners_utils`.
+
+    What PEFT loads is checked: names, shapes, and that all numbers are finite; after a refusal the
+    backbone has no module of ours, but PEFT has frozen it. Only our `load_adapter` knows more: the
+    kind of backbone, and that tensors and configuration were written together. The loader inside
+    transformers (`model.load_adapter`) asks no method of PEFT: it warns of names and looks at
+    shapes, and it takes NaN.
+    """
 
     prefix = METHOD
     tuner_layer_cls = DeltaMemLayer
@@ -51,7 +61,7 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except BaseException:
             for site in sites:
-                take_memory(site, adapter_name)
+                take_memory(site.module, adapter_name)
             raise
         install(model, layers_of(model))
 
@@ -60,10 +70,60 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
         current_key: str, **kwargs: Any,
     ) -> None:  # fmt: skip
         site: Site = self._sites[current_key]
-        layer = add_memory(site, adapter_name, DeltaMemory(peft_config, site))
+        memory = DeltaMemory(peft_config, site)
+        memory.awaited = peft_config.stored or bool(peft_config.inference_mode)
+        layer = add_memory(site, adapter_name, memory)
         layer._move_adapter_to_device_of_base_layer(adapter_name)
         if adapter_name not in self.active_adapters:
             layer[adapter_name].requires_grad_(False)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: Any, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """A checkpoint's tensors by their names in the model; PEFT copies them in afterwards.
+
+        Raises:
+            FileFormatError: some are missing, unknown, or not finite.
+            UnsupportedModelError: they have shapes of another backbone. An adapter that was made
+                to be filled from this checkpoint is taken off again.
+        """
+        renamed: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
+            model, config, adapter_name, state_dict
+        )
+        memories = {
+            f"{path}.{adapter_name}": layer[adapter_name]
+            for path, layer in model.named_modules()
+            if isinstance(layer, DeltaMemLayer) and adapter_name in layer
+        }
+        shapes = {
+            f"{path}.{name}": tuple(parameter.shape)
+            for path, memory in memories.items()
+            for name, parameter in memory.named_parameters()
+        }
+        ours = {key: tensor for key, tensor in renamed.items() if METHOD in key.split(".")}
+        try:
+            check_tensors(ours, set(shapes), shapes)
+        except DeltaMemError:
+            if any(memory.awaited for memory in memories.values()):
+                _forget(model, adapter_name)
+            raise
+        for memory in memories.values():
+            memory.awaited = False
+        return renamed
+
+    @contextmanager
+    def _enable_peft_forward_hooks(
+        self, *_: Any, adapter_names: list[str] | None = None, **__: Any
+    ) -> Iterator[None]:
+        """PEFT's place for adapters that differ from row to row, which these cannot."""
+        if adapter_names is not None:
+            raise UnsupportedModelError(
+                "all rows of a batch are read by the active δ-mem adapter",
+                got=f"adapter_names={adapter_names}",
+                remedy="Call set_adapter(name), and run the rows of each adapter by themselves.",
+            )
+        yield
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete one adapter; the layers stay until `unload`."""
@@ -101,6 +161,15 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Not possible for this method."""
         self._unload_and_optionally_merge(merge=True)
+
+
+def _forget(model: Any, adapter_name: str) -> None:
+    """Take an adapter off whose values could not be loaded, as if PEFT had not put it in."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    take_off(model, adapter_name)
+    model.peft_config.pop(adapter_name, None)
+    if not model.peft_config and hasattr(bare, "peft_config"):
+        del bare.peft_config
 
 
 def register() -> None:

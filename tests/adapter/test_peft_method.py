@@ -18,7 +18,7 @@ from peft import (
     get_peft_model,
     inject_adapter_in_model,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from deltamem_agents.adapter import (
@@ -30,7 +30,7 @@ from deltamem_agents.adapter import (
     save_adapter,
 )
 from deltamem_agents.adapter.layer import DeltaMemLayer
-from deltamem_agents.errors import ConfigError, UnsupportedModelError
+from deltamem_agents.errors import ConfigError, FileFormatError, UnsupportedModelError
 
 # PEFT 0.21 asks transformers 5.23 for a property that the latter has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
@@ -359,6 +359,76 @@ def test_a_failed_injection_leaves_the_model_alone(load, ids):
     for bad in ({"target_modules": ["q_proj"]}, {"rank": 0}):
         with pytest.raises(ConfigError):
             DeltaMemConfig(**bad)
+
+
+def damaged(tensors, how):
+    key = sorted(tensors)[0]
+    if how == "NaN":
+        tensors[key] = tensors[key] * float("nan")
+    elif how == "missing":
+        del tensors[key]
+    elif how == "extra":
+        tensors[key.replace("layers.0", "layers.7")] = tensors[key].clone()
+    elif how == "shape":
+        tensors[key] = tensors[key][..., :-1].contiguous()
+    return tensors
+
+
+DAMAGE = ("NaN", "missing", "extra", "shape")
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("option", [None, "is_trainable", "low_cpu_mem_usage"])
+def test_peft_files_are_checked_and_a_failed_load_leaves_the_model(
+    peft_model, load, ids, tmp_path, how, option
+):
+    peft_model().save_pretrained(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    save_file(damaged(load_file(weights), how), weights)
+    options = {option: True} if option else {}
+    bare = load()
+    expected, names = logits(bare, ids), [name for name, _ in bare.named_modules()]
+    with pytest.raises((FileFormatError, UnsupportedModelError)):
+        PeftModel.from_pretrained(bare, tmp_path, **options)
+    assert [name for name, _ in bare.named_modules()] == names
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in bare.modules())
+    assert not any(hasattr(bare, name) for name in ("peft_config", "_delta_mem_forward_0"))
+    assert torch.equal(logits(bare, ids), expected)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_hidden_layers": 2}, {"hidden_size": 24, "num_attention_heads": 2}], ids=str
+)
+def test_peft_files_of_another_backbone_are_refused(peft_model, backbone, tmp_path, changes):
+    peft_model().save_pretrained(tmp_path)
+    other = backbone(**changes)
+    with pytest.raises((FileFormatError, UnsupportedModelError), match="backbone"):
+        PeftModel.from_pretrained(other, tmp_path)
+    assert not any(isinstance(m, DeltaMemLayer) for m in other.modules())
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_failed_load_takes_no_adapter_off_but_its_own(peft_model, load, ids, tmp_path, loaded):
+    peft_model().save_pretrained(tmp_path)
+    model = PeftModel.from_pretrained(load(), tmp_path).eval() if loaded else peft_model()
+    expected = logits(model, ids)
+    weights = tmp_path / "adapter_model.safetensors"
+    save_file(damaged(load_file(weights), "NaN"), weights)
+    for name in ("default", "other"):
+        with pytest.raises(FileFormatError, match="finite"):
+            model.load_adapter(tmp_path, name)
+    assert list(model.peft_config) == ["default"]
+    assert torch.equal(logits(model, ids), expected)
+    assert not any("other" in key for key in model.state_dict())
+
+
+def test_rows_with_adapters_of_their_own_are_refused(peft_model, ids):
+    model = peft_model()
+    model.add_adapter("other", DeltaMemConfig(rank=4, heads=2, init="random"))
+    names = ["default", "other"]
+    for run in (model, model.generate):
+        with pytest.raises(UnsupportedModelError, match="adapter_names"):
+            run(input_ids=ids, adapter_names=names)
 
 
 class Texts(torch.utils.data.Dataset):
