@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AnyMessage, BaseMessage, SystemMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.graph.binding import bound_options
+from deltamem_agents.graph.binding import bound_options, chosen, refuse_hidden
 from deltamem_agents.graph.settings import MemorySettings, OnDivergence
-from deltamem_agents.graph.state import MemoryNodeState
+from deltamem_agents.graph.state import MEMORY_KEY, MemoryNodeState
 from deltamem_agents.graph.steps import Effect, arun, run
 from deltamem_agents.graph.turn import Call, Outcome, call_with_memory
 
@@ -51,7 +51,8 @@ class MemoryNode(Runnable[MemoryNodeState, Update]):
         def attempt(model: Runnable[LanguageModelInput, Any], messages: list[AnyMessage]) -> Effect:
             return Effect(lambda: model.invoke(self._prompt(messages), config, **kwargs))
 
-        return _update(run(call_with_memory(self.settings, self._call(input, config, attempt))))
+        call = self._call(input, config, attempt)
+        return _update(run(call_with_memory(self.settings, call)), call)
 
     async def ainvoke(
         self, input: MemoryNodeState, config: RunnableConfig | None = None, **kwargs: Any
@@ -67,7 +68,7 @@ class MemoryNode(Runnable[MemoryNodeState, Update]):
             )
 
         call = self._call(input, config, attempt)
-        return _update(await arun(call_with_memory(self.settings, call)))
+        return _update(await arun(call_with_memory(self.settings, call)), call)
 
     def describe(self, state: Mapping[str, Any], config: RunnableConfig) -> Call:
         """What the node would call, without calling it."""
@@ -78,14 +79,15 @@ class MemoryNode(Runnable[MemoryNodeState, Update]):
         return [*system, *messages]
 
     def _call(self, state: MemoryNodeState, config: RunnableConfig, attempt: Any) -> Call:
+        model = chosen(self.model, config)
         return Call(
-            model=self.model,
+            model=model,
             messages=state["messages"],
             state=state,
             config=config,
             attempt=attempt,
             system=self.system_prompt,
-            tools=tuple(bound_options(self.model).get("tools") or ()),
+            tools=tuple(bound_options(model).get("tools") or ()),
         )
 
 
@@ -103,15 +105,17 @@ def memory_node(
     memory come with the node and are in neither input nor output of the graph.
 
     Args:
-        model: a `ChatDeltaMem`, or one with tools bound to it. Another model works as a plain
-            node without memory.
+        model: a `ChatDeltaMem`, or one with tools bound to it, with retries or fallbacks, as a
+            fallback, configurable, or with steps after it that hand on its message. Another model
+            works as a plain node without memory.
         system_prompt: put before the messages at each call, not stored with them.
         router: as in `DeltaMemMiddleware`.
         on_divergence: as in `DeltaMemMiddleware`.
         start: as in `DeltaMemMiddleware`.
 
     Raises:
-        ConfigError: `model` is no runnable, or an option breaks its rule.
+        ConfigError: `model` is no runnable, or calls a `ChatDeltaMem` in a way in which it cannot
+            be given the memory (`prompt | model`), or an option breaks its rule.
     """
     if not isinstance(model, Runnable):
         raise ConfigError(
@@ -119,6 +123,7 @@ def memory_node(
             got=type(model).__name__,
             remedy="Pass ChatDeltaMem() or ChatDeltaMem().bind_tools(tools).",
         )
+    refuse_hidden(model)
     return MemoryNode(model, system_prompt, MemorySettings(router, on_divergence, start))
 
 
@@ -126,5 +131,22 @@ def _nothing(model: Any, messages: list[AnyMessage]) -> Effect:
     return Effect(lambda: None)
 
 
-def _update(outcome: Outcome) -> Update:
+def _update(outcome: Outcome, call: Call) -> Update:
+    if outcome.update.get(MEMORY_KEY) and not isinstance(outcome.response, AIMessage):
+        raise ConfigError(
+            "a node with a memory answers with the message that the model wrote",
+            got=f"a {type(outcome.response).__name__}",
+            remedy="Parse the message in a node after it.",
+        )
+    if _sent(call):
+        return {"messages": [outcome.response]}
     return {"messages": [outcome.response], **outcome.update}
+
+
+def _sent(call: Call) -> bool:
+    """Whether `Send` told the node what to read, and gave it no memory.
+
+    It has read other messages than the thread's then: its memory is not the thread's.
+    """
+    path = call.config.get("metadata", {}).get("langgraph_path") or ("",)
+    return path[0] == "__pregel_push" and MEMORY_KEY not in call.state
