@@ -23,6 +23,7 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointTuple, PendingWrite
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from deltamem_agents.errors import ThreadHistoryError
+from deltamem_agents.graph.forms import Name
 from deltamem_agents.graph.saved import Place, namespace_of, parent_of, place_of, ran_once
 from deltamem_agents.graph.scrub import mentions, messages_within, scrub
 from deltamem_agents.graph.steps import Effect, Steps
@@ -113,13 +114,18 @@ class Chains:
         return [*before, *messages_within([value for _, _, value in writes])]
 
     def plan(
-        self, saved: Sequence[CheckpointTuple], gone: Collection[str], turn: _InTurn, *, owned: bool
+        self,
+        saved: Sequence[CheckpointTuple],
+        gone: Collection[Name],
+        turn: _InTurn,
+        *,
+        owned: bool,
     ) -> Links:
         """What stays a change once the forgotten messages are gone, and which writes it needs.
 
         Args:
             saved: the checkpoints with whole values.
-            gone: ids of the forgotten messages.
+            gone: names of the forgotten messages.
             turn: whether an agent inside the graph came to a checkpoint in a forgotten turn.
             owned: whether writes can be deleted from the saver.
 
@@ -148,7 +154,7 @@ class Chains:
         links: Links,
         one: CheckpointTuple,
         name: str,
-        gone: Collection[str],
+        gone: Collection[Name],
         turn: _InTurn,
     ) -> None:
         """A change to what no listing shows: only a known reducer tells its value.
@@ -167,7 +173,7 @@ class Chains:
         before: CheckpointTuple,
         one: CheckpointTuple,
         name: str,
-        gone: Collection[str],
+        gone: Collection[Name],
         turn: _InTurn,
     ) -> bool:
         """Whether the parent's writes still lead from its value to this one."""
@@ -260,7 +266,7 @@ def _can_go(
     before: CheckpointTuple,
     one: CheckpointTuple,
     name: str,
-    gone: Collection[str],
+    gone: Collection[Name],
     turn: _InTurn,
     *,
     owned: bool,

@@ -11,16 +11,18 @@ from langgraph.checkpoint.base import CheckpointTuple
 
 from deltamem_agents.graph.facts import ThreadFacts
 from deltamem_agents.graph.past import Past
+from deltamem_agents.graph.remains import LONG
 from deltamem_agents.graph.saved import (
+    Place,
     has_messages,
     messages_in,
     namespace_of,
     parent_of,
+    place_of,
     ran_once,
 )
-from deltamem_agents.graph.scrub import texts_of
 from deltamem_agents.graph.steps import Steps
-from deltamem_agents.graph.turns import Repeat, repeats, said_by
+from deltamem_agents.graph.turns import Repeat, is_summary, repeats, said_by
 from deltamem_agents.router.typed import typed_values
 
 Repeats = Literal["report", "forget"]
@@ -41,7 +43,9 @@ def widen(
         The values that are forgotten, and the messages that say one of them and stay.
     """
     while True:
-        told = [*given, *_values(past.lost.values()), *(yield from facts.told_by(past.lost))]
+        lost = list(past.lost.values())
+        stored = yield from facts.told_by(past.lost)
+        told = [*given, *_values(lost), *stored, *_texts(lost)]
         past.follow()
         found = _repeated(past, told)
         if mode == "report" or not past.choose(_answered(past, found)):
@@ -50,13 +54,18 @@ def widen(
 
 def _values(messages: Iterable[AnyMessage]) -> list[str]:
     """Typed values that the user or a tool told; what the model made up tells nothing."""
-    found = []
-    for message in messages:
-        if isinstance(message, AIMessage):
-            continue
-        text = said_by(message)
-        found += [text[value.start : value.end] for value in typed_values(text)]
-    return found
+    texts = [said_by(message) for message in messages if not _made_up(message)]
+    return [text[value.start : value.end] for text in texts for value in typed_values(text)]
+
+
+def _texts(messages: Iterable[AnyMessage]) -> list[str]:
+    """Whole texts of the user or a tool that are long enough to be known again."""
+    texts = [str(message.text).strip() for message in messages if not _made_up(message)]
+    return [text for text in texts if len(text) >= LONG]
+
+
+def _made_up(message: AnyMessage) -> bool:
+    return isinstance(message, AIMessage) or is_summary(message)
 
 
 def _repeated(past: Past, values: Sequence[str]) -> list[Repeat]:
@@ -70,7 +79,30 @@ def _repeated(past: Past, values: Sequence[str]) -> list[Repeat]:
         for repeat in repeats(held, values, without=past.gone):
             named = replace(repeat, namespace=namespace_of(tip))
             found.setdefault((repeat.message_id, repeat.value), named)
-    return list(found.values())
+    return [*found.values(), *_summaries(past)]
+
+
+def _summaries(past: Past) -> list[Repeat]:
+    """Summaries, of any checkpoint, in whose place a forgotten message or such a summary stood."""
+    held: dict[Place, dict[str, AnyMessage]] = {}
+    tainted: dict[str, Repeat] = {}
+    for one in past.saved:
+        space = namespace_of(one)
+        before = held.get((space, parent_of(one) or ""), {})
+        now = {each.id: each for each in (messages_in(one) if has_messages(one) else ()) if each.id}
+        held[place_of(one)] = now
+        if not any(name in past.gone or name in tainted for name in before.keys() - now.keys()):
+            continue
+        for name, each in now.items():
+            if name not in before and is_summary(each):
+                inside = "" if space == past.namespace else space
+                tainted.setdefault(name, Repeat(name, "", said_by(each), inside))
+    return [repeat for name, repeat in tainted.items() if name not in past.gone]
+
+
+def newest(past: Past, tip: CheckpointTuple) -> list[CheckpointTuple]:
+    """The thread's newest checkpoint, and those of agents inside."""
+    return [tip, *_inside(past)]
 
 
 def _inside(past: Past) -> list[CheckpointTuple]:
@@ -100,12 +132,12 @@ def _first(past: Past, repeat: Repeat) -> CheckpointTuple | None:
     return None
 
 
-def channels_with(past: Past, tip: CheckpointTuple, values: Iterable[str]) -> tuple[str, ...]:
-    """Other channels in which a forgotten value stands: `name`, or `namespace/name` inside."""
-    wanted = [value.lower() for value in values if len(value) > 2]
-    return tuple(
-        name if one is tip else f"{namespace_of(one)}/{name}"
-        for one in (tip, *_inside(past))
-        for name, text in texts_of(one, past.gone).items()
-        if any(value in text.lower() for value in wanted)
+def quoting(found: Iterable[Repeat], past: Past) -> bool:
+    """Whether a message that stays quotes a forgotten one at length, or sums it up.
+
+    One that says the same and no more was told by itself.
+    """
+    texts = set(_texts(past.lost.values()))
+    return any(
+        not one.value or (one.value in texts and one.text.strip() != one.value) for one in found
     )

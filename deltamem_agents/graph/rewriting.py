@@ -20,6 +20,7 @@ from deltamem_agents.checkpoint.stamps import athread_stamp, thread_stamp
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ConflictError
 from deltamem_agents.graph.facts import ThreadFacts
+from deltamem_agents.graph.forms import Name
 from deltamem_agents.graph.past import FORGOTTEN_KEY, Past, hashed
 from deltamem_agents.graph.saved import (
     id_of,
@@ -73,6 +74,7 @@ def rewrite_past(
     memories: dict[str, MemoryState | None],
     facts: ThreadFacts,
     read: Stamp,
+    names: Collection[Name],
 ) -> Steps[tuple[int, list[str], bool]]:
     """Store what changed; on our saver in one transaction with the facts beside it.
 
@@ -82,6 +84,7 @@ def rewrite_past(
         memories: of each of the graph's checkpoints.
         facts: of the thread.
         read: the thread's `stamp_of`, from before the past was read.
+        names: of the forgotten messages.
 
     Returns:
         How many checkpoints, which facts are gone, and whether the database holds their old
@@ -90,7 +93,7 @@ def rewrite_past(
     Raises:
         ConflictError: others have written to the thread since; nothing is rewritten.
     """
-    changes = _marked(list(_changes(thread, past, memories)), past)
+    changes = _marked(list(_changes(thread, past, memories, names)), past)
     saver = thread.saver
     if isinstance(saver, SQLAlchemySaver):
         gone: list[str] = []
@@ -156,30 +159,33 @@ def _is_own(change: Rewrite, past: Past) -> bool:
 
 
 def _changes(
-    thread: Thread, past: Past, memories: dict[str, MemoryState | None]
+    thread: Thread,
+    past: Past,
+    memories: dict[str, MemoryState | None],
+    names: Collection[Name],
 ) -> Iterable[Rewrite]:
     """The checkpoints that held what is forgotten, and those whose writes brought it."""
-    holding = {place_of(one): _holds(one, past, memories) for one in past.saved}
+    holding = {place_of(one): _holds(one, past, memories, names) for one in past.saved}
     bringing = {(namespace_of(one), parent_of(one)) for one in past.saved if holding[place_of(one)]}
     owned = isinstance(thread.saver, SQLAlchemySaver)
-    links = past.chains.plan(past.saved, past.gone, past.derived, owned=owned)
+    links = past.chains.plan(past.saved, names, past.derived, owned=owned)
     versions = _versions(thread, past)
     children: dict[tuple[str, str | None], list[CheckpointTuple]] = {}
     for one in past.saved:
         children.setdefault((namespace_of(one), parent_of(one)), []).append(one)
     for one in past.saved:
         place = place_of(one)
-        writes = holding[place] or place in bringing or _written(one, past)
+        writes = holding[place] or place in bringing or _written(one, names)
         if not writes and place not in links.new:
             continue
         memory = _memory_of(one, past, memories)
         brings = any(_brings(one, child, past.gone) for child in children.get(place, ()))
         due_is_gone = brings or past.in_turn(one)
         anew = links.new.get(place, ())
-        checkpoint = rewritten(one, past.gone, memory, versions, due_is_gone=due_is_gone, anew=anew)
+        checkpoint = rewritten(one, names, memory, versions, due_is_gone=due_is_gone, anew=anew)
         checkpoint = links.folded(place, checkpoint, past.chains.changes[place])
         waits = place not in children and not past.in_turn(one)
-        kept = _kept_writes(one, past.gone, links.kept.get(place, ()), waits=waits)
+        kept = _kept_writes(one, names, links.kept.get(place, ()), waits=waits)
         if past.derived(one) and ran_once(one):
             checkpoint = {**checkpoint, "channel_values": links.emptied(place)}
             kept = frozenset()
@@ -206,11 +212,16 @@ def _versions(thread: Thread, past: Past) -> dict[tuple[str, Any], Any]:
     return result
 
 
-def _holds(saved: CheckpointTuple, past: Past, memories: dict[str, MemoryState | None]) -> bool:
+def _holds(
+    saved: CheckpointTuple,
+    past: Past,
+    memories: dict[str, MemoryState | None],
+    names: Collection[Name],
+) -> bool:
     values = saved.checkpoint["channel_values"]
     if past.derived(saved):
         return True
-    return mentions(values, past.gone) or memory_in(saved) != _memory_of(saved, past, memories)
+    return mentions(values, names) or memory_in(saved) != _memory_of(saved, past, memories)
 
 
 def _memory_of(
@@ -222,12 +233,12 @@ def _memory_of(
     return None if namespace_of(saved) in past.nested else memory_in(saved)
 
 
-def _written(saved: CheckpointTuple, past: Past) -> bool:
-    return any(mentions(value, past.gone) for _, _, value in saved.pending_writes or ())
+def _written(saved: CheckpointTuple, names: Collection[Name]) -> bool:
+    return any(mentions(value, names) for _, _, value in saved.pending_writes or ())
 
 
 def _kept_writes(
-    saved: CheckpointTuple, gone: Collection[str], channels: Collection[str], *, waits: bool
+    saved: CheckpointTuple, gone: Collection[Name], channels: Collection[str], *, waits: bool
 ) -> frozenset[tuple[str, str]]:
     """Writes, by task and channel, that stay while others at their checkpoint go.
 
@@ -237,7 +248,7 @@ def _kept_writes(
 
     Args:
         saved: the checkpoint.
-        gone: ids of the forgotten messages.
+        gone: names of the forgotten messages.
         channels: those of the DeltaChannels.
         waits: whether a run of a turn that stays may go on there.
     """

@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from langchain_core.runnables import RunnableConfig
 
 from deltamem_agents.graph.steps import Effect, Steps
+from deltamem_agents.graph.turns import is_summary
 from deltamem_agents.router import Decision, HybridRouter, Scope, scope_of
 from deltamem_agents.router.scope import HEAD_KEY
 
@@ -68,7 +69,7 @@ def hear(
 ) -> tuple[Scope, dict[str, Any]]:
     """Record what messages tell; the branch's scope now, and the state's new head of it."""
     before = scope_of(router.store, config, state)
-    after = router.store.hear([m for m in messages if not _is_summary(m)], before)
+    after = router.store.hear([m for m in messages if not is_summary(m)], before)
     return after, {HEAD_KEY: after.head} if after.head != before.head else {}
 
 
@@ -117,7 +118,3 @@ def cite(router: HybridRouter, decision: Decision | None, replies: Sequence[Base
         if decision is not None and isinstance(reply, AIMessage):
             found = citations(router, decision, str(reply.text))
             reply.response_metadata = {**reply.response_metadata, **found}
-
-
-def _is_summary(message: BaseMessage) -> bool:
-    return message.additional_kwargs.get("lc_source") == "summarization"

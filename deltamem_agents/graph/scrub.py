@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ThreadHistoryError
-from deltamem_agents.graph.saved import MESSAGES_KEY, namespace_of
+from deltamem_agents.graph.forms import Name, name_of
+from deltamem_agents.graph.saved import namespace_of
 from deltamem_agents.graph.state import MEMORY_KEY
 from deltamem_agents.graph.writing import is_pending
 
@@ -33,10 +34,10 @@ def parts_of(value: Any) -> Iterable[Any]:
     return [getattr(value, name) for name in _attributes(value) if hasattr(value, name)]
 
 
-def mentions(value: Any, gone: Collection[str]) -> bool:
-    """Whether a forgotten message stands somewhere in a value."""
-    if isinstance(value, BaseMessage):
-        return value.id in gone
+def mentions(value: Any, gone: Collection[Name]) -> bool:
+    """Whether a forgotten message stands somewhere in a value, made or as it was told."""
+    if _is_gone(value, gone):
+        return True
     return any(mentions(part, gone) for part in parts_of(value))
 
 
@@ -47,7 +48,7 @@ def messages_within(value: Any) -> list[BaseMessage]:
     return [message for part in parts_of(value) for message in messages_within(part)]
 
 
-def scrub(value: Any, gone: Collection[str]) -> Any:
+def scrub(value: Any, gone: Collection[Name]) -> Any:
     """The same value without forgotten messages, wherever `mentions` finds them.
 
     In a list, a set or a mapping nothing stays in their place; None does where a place cannot go,
@@ -88,14 +89,14 @@ def _attributes(value: Any) -> Collection[str]:
     return [part.name for part in fields(value)] if is_dataclass(value) else ()
 
 
-def _is_gone(value: Any, gone: Collection[str]) -> bool:
-    told = value.arg if isinstance(value, Send) else value
-    return isinstance(told, BaseMessage) and told.id in gone
+def _is_gone(value: Any, gone: Collection[Name]) -> bool:
+    told = name_of(value.arg if isinstance(value, Send) else value)
+    return told is not None and told in gone
 
 
 def rewritten(
     saved: CheckpointTuple,
-    gone: Collection[str],
+    gone: Collection[Name],
     memory: MemoryState | None,
     versions: dict[tuple[str, Any], Any],
     *,
@@ -106,7 +107,7 @@ def rewritten(
 
     Args:
         saved: as it is stored.
-        gone: ids of the forgotten messages.
+        gone: names of the forgotten messages.
         memory: what its memory is now; None for none.
         versions: (channel, old version) -> new version; a channel that two checkpoints share at
             one version stays shared.
@@ -161,14 +162,3 @@ def _refuse(saved: CheckpointTuple, name: str) -> None:
         f"{type(saved.checkpoint['channel_values'][name]).__name__}",
         remedy="Keep messages in lists, mappings, sets or dataclasses.",
     )
-
-
-def texts_of(saved: CheckpointTuple, gone: Collection[str]) -> dict[str, str]:
-    """Each channel's value as text once scrubbed, for looking whether something stands in it."""
-    return {
-        name: repr(scrub(value, gone))
-        for name, value in saved.checkpoint["channel_values"].items()
-        if name not in (MESSAGES_KEY, MEMORY_KEY)
-        and not is_pending(name)
-        and not isinstance(value, MemoryState)
-    }

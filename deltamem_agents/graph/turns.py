@@ -17,7 +17,8 @@ class Repeat:
 
     Args:
         message_id: the message.
-        value: what it repeats, as it stood in the forgotten turn.
+        value: what it repeats, as it stood in the forgotten turn; empty for a summary that was
+            written from it.
         text: the message's text.
         namespace: of the agent inside the graph that holds it; empty for the graph itself.
     """
@@ -43,11 +44,27 @@ def turns(messages: Sequence[AnyMessage]) -> list[list[AnyMessage]]:
     return result
 
 
+def is_summary(message: BaseMessage) -> bool:
+    """Whether LangChain's summarisation wrote this in the place of older messages."""
+    return message.additional_kwargs.get("lc_source") == "summarization"
+
+
+def _told(messages: Sequence[AnyMessage]) -> list[list[AnyMessage]]:
+    """Turns, a summary apart: it has the form of a user's message, but nothing answers it."""
+    return [
+        part
+        for turn in turns(messages)
+        for part in ((turn[:1], turn[1:]) if is_summary(turn[0]) else (turn,))
+        if part
+    ]
+
+
 def exchanges(messages: Sequence[AnyMessage]) -> list[list[AnyMessage]]:
     """Cut a conversation where an answer ends: user messages in a row are answered together."""
     result: list[list[AnyMessage]] = []
-    for turn in turns(messages):
-        if result and isinstance(result[-1][-1], HumanMessage):
+    for turn in _told(messages):
+        last = result[-1][-1] if result else None
+        if isinstance(last, HumanMessage) and not is_summary(last):
             result[-1] += turn
         else:
             result.append(turn)
@@ -61,7 +78,7 @@ def selected_turns(
     choose = chosen if callable(chosen) else (lambda message: message.id in chosen)
     return [
         message
-        for turn in turns(messages)
+        for turn in _told(messages)
         if any(choose(message) for message in turn)
         for message in turn
     ]
@@ -77,7 +94,7 @@ def repeats(
         values: what to look for.
         without: ids of messages that are not looked at.
     """
-    forms = [(value, _whole(value)) for value in dict.fromkeys(values) if value.strip()]
+    forms = [(value, whole(value)) for value in dict.fromkeys(values) if value.strip()]
     found: list[Repeat] = []
     for message in messages:
         if not message.id or message.id in without:
@@ -97,5 +114,6 @@ def said_by(message: BaseMessage) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _whole(value: str) -> re.Pattern[str]:
+def whole(value: str) -> re.Pattern[str]:
+    """Finds a value as whole words, capitals apart."""
     return re.compile(rf"(?<!\w){re.escape(value.strip())}(?!\w)", re.IGNORECASE)

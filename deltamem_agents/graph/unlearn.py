@@ -22,7 +22,8 @@ from deltamem_agents.errors import ConfigError, ConflictError, ThreadHistoryErro
 from deltamem_agents.graph.facts import facts_of
 from deltamem_agents.graph.past import Past, load_past
 from deltamem_agents.graph.reader import Reader
-from deltamem_agents.graph.repeated import Repeats, channels_with, widen
+from deltamem_agents.graph.remains import channels_with, lost_in, remaining
+from deltamem_agents.graph.repeated import Repeats, newest, quoting, widen
 from deltamem_agents.graph.reports import Forgotten
 from deltamem_agents.graph.rewriting import finish, rewrite_past, stamp_of
 from deltamem_agents.graph.saved import id_of, memory_in, messages_in, parent_of, start_in
@@ -91,18 +92,24 @@ def _attempt(
     memories = yield from _memories(past, reader)
     apart, facts_purged = yield from facts.forget_apart(past.gone | again)
     elsewhere += apart
-    count, beside, purged = yield from rewrite_past(thread, past, memories, facts, read)
+    lost = lost_in(past)
+    count, beside, purged = yield from rewrite_past(
+        thread, past, memories, facts, read, lost.names
+    )
     reader.model.engine.live.clear()
+    channels = channels_with(newest(past, tip), past.namespace, lost, told)
+    channels += yield from remaining(thread, lost, told)
+    unsaid = not channels and not quoting(found, past) and not (mode == "forget" and found)
     order = [message.id for one in past.own() for message in messages_in(one)]
     return Forgotten(
         message_ids=tuple(name for name in dict.fromkeys(order) if name in past.gone),
         memory=memories.get(id_of(tip)),
         repeats=tuple(found),
-        channels=channels_with(past, tip, told),
+        channels=tuple(dict.fromkeys(channels)),
         inside=tuple(past.inside),
         checkpoints=count,
         facts=(*elsewhere, *beside),
-        purged=purged and facts_purged and not (mode == "forget" and found),
+        purged=purged and facts_purged and unsaid,
     )
 
 
