@@ -36,6 +36,7 @@ class Remembers:
     @memory.setter
     def memory(self, value: Tensor) -> None:
         self._store.set_memory(value)
+        self._store.length = None  # whoever assigns it knows which tokens it has read
 
     def memory_before(self, tokens: int) -> Tensor:
         """Return all states as they were before the newest tokens; nothing changes.
@@ -62,13 +63,14 @@ class Remembers:
     def drop_kv(self) -> None:
         """Forget keys and values, keep the memory."""
         Cache.reset(self)
-        self._store.torn = ()
+        self._store.torn, self._store.length = (), 0
         self._store.forget_history()
 
     def crop_kv(self, tokens: int) -> None:
         """Take the newest tokens from keys and values and leave the memory as it is."""
         self._store.refuse_torn()
         super().crop(-tokens)  # type: ignore[misc]
+        self._store.length = int(self.get_seq_length())  # type: ignore[attr-defined]
         self._store.forget_history()
 
     # Cache methods of transformers, with the memory following.
@@ -90,19 +92,25 @@ class Remembers:
 
     def reset(self) -> None:
         super().reset()  # type: ignore[misc]
-        self._store.torn = ()
+        self._store.torn, self._store.length = (), 0
         self._store.clear()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the newest tokens (a negative number) from the memory too.
 
         Raises:
-            StateError: they are too many, or gone (see `history.TAIL`); nothing has changed then.
+            StateError: they are too many, or gone (see `history.TAIL`), or the memory has not read
+                them; nothing has changed then.
         """
-        self._store.refuse_torn()
-        if tokens_to_remove < 0:
-            self._store.roll_back(-tokens_to_remove)
+        store = self._store
+        store.refuse_torn()
+        if store.length is not None:
+            store.refuse_gap(int(self.get_seq_length()))  # type: ignore[attr-defined]
+        earlier = store.earlier(max(-tokens_to_remove, 0))
         super().crop(tokens_to_remove)  # type: ignore[misc]
+        store.become(earlier)
+        if store.length is not None:
+            store.length = int(self.get_seq_length())  # type: ignore[attr-defined]
 
 
 class MemoryCache(Remembers, DynamicCache):  # type: ignore[misc]
@@ -112,12 +120,14 @@ class MemoryCache(Remembers, DynamicCache):  # type: ignore[misc]
         model: a model with an adapter attached.
         memory: None for empty memories; a tensor [B, layers with memory, H, R, R], whose autograd
             graph is kept; or a sequence of one `MemoryState` or array [layers, H, R, R] a session.
+            Shapes are compared, and the states' fingerprints with one another: which backbone and
+            template they are of, only the runtime knows.
         call: how calls are written that come without a `delta_mem` keyword (`generate` makes such).
         keep_kv: False to carry the memory alone: keys and values are not stored, so each call sees
             only its own tokens and what the memory holds.
 
     Raises:
-        StateError: the memory does not fit the adapter.
+        StateError: the memory does not fit the adapter, or the states are of several.
         UnsupportedModelError: the model has no adapter.
     """
 
@@ -154,12 +164,17 @@ class MemoryCache(Remembers, DynamicCache):  # type: ignore[misc]
 _GROWN: dict[type, type] = {}
 
 
-def remember(cache: Cache, plan: Plan) -> MemoryStore:
+def remember(cache: Cache, plan: Plan, length: int) -> MemoryStore:
     """Give a cache of transformers a memory in place; callers keep their reference to it.
 
+    Args:
+        cache: of a call.
+        plan: of the active adapter.
+        length: tokens that the cache holds.
+
     Raises:
-        StateError: the cache belongs to another adapter, or already holds tokens that no memory
-            has read, or a call has failed in the middle and it could not be put back.
+        StateError: the cache belongs to another adapter, or holds tokens that its memory has not
+            read, or a call has failed in the middle and it could not be put back.
     """
     if isinstance(cache, Remembers):
         cache._store.refuse_torn()
@@ -169,8 +184,9 @@ def remember(cache: Cache, plan: Plan) -> MemoryStore:
                 got=cache._store.plan,
                 remedy="Start a MemoryCache(model) of its own for each adapter.",
             )
+        cache._store.refuse_gap(length)
         return cache._store
-    if int(cache.get_seq_length()) > 0:
+    if length > 0:
         raise StateError(
             "a cache that holds tokens has the memory that read them",
             got=type(cache).__name__,

@@ -102,6 +102,7 @@ class CallContext:
     def land(self) -> None:
         """Hand over what the layers left: the forward has run."""
         self.after = self.store.after(self.left, self.records if self.record else None)
+        self.after.length = None if self.before is None else self.before.reached
         self.home.become(self.after)
         self.before = None
         self.left.clear()

@@ -85,8 +85,8 @@ class DecoderForward(Override):
 
     def plan(self, running: dict[int, DeltaMemory]) -> Plan:
         """Which states the running adapters need."""
-        config = next(iter(running.values())).config
-        return Plan(tuple(running), config.heads, config.rank)
+        first = next(iter(running.values()))
+        return Plan(tuple(running), first.config.heads, first.config.rank, first.name)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """One call."""
@@ -131,8 +131,8 @@ class DecoderForward(Override):
         tokens, cache, plan = _tokens(kwargs), _cache(module, kwargs), self.plan(running)
         given = given or getattr(cache, "call", None) or MemoryCall()
         refuse_ways(module, kwargs, given, tokens.shape[1])
-        home = MemoryStore(plan) if cache is None else remember(cache, plan)
         past = 0 if cache is None else int(cache.get_seq_length())
+        home = MemoryStore(plan) if cache is None else remember(cache, plan, past)
         batch, length = tokens.shape[:2]
         going = generation.running(module, cache)
         context = build_context(

@@ -194,6 +194,7 @@ def add_memory(site: Site, name: str, memory: DeltaMemory) -> DeltaMemLayer:
     layer = attention._modules[CHILD]
     assert isinstance(layer, DeltaMemLayer)
     layer[name] = memory
+    memory.name = name
     for correction in memory.config.corrections:
         if correction != "o":
             layer.connect(site, correction)

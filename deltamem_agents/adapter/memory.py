@@ -31,6 +31,9 @@ Parts = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 class DeltaMemory(Projections):
     """δ-mem in one attention layer: parameters (see `Projections`), reading and writing."""
 
+    #: In its model.
+    name = ""
+
     #: Whether its values are still to come from a file.
     awaited = False
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deltamem_agents.adapter.backbones import Site, find_decoder, find_sites
-from deltamem_agents.adapter.cache import MemoryCache
+from deltamem_agents.adapter.cache import MemoryCache, remember
 from deltamem_agents.adapter.config import DeltaMemConfig
 from deltamem_agents.adapter.forward import find_entry, install, uninstall
 from deltamem_agents.adapter.layer import CHILD, DeltaMemLayer, add_memory, remove, take_memory
@@ -197,8 +197,13 @@ def fingerprint(config: DeltaMemConfig, tensors: dict[str, torch.Tensor]) -> str
 
 @torch.no_grad()
 def close_segments(model: nn.Module, cache: MemoryCache) -> None:
-    """Write the segments left open by `MemoryCall(closes=False)`, without reading more tokens."""
-    store = cache._store
+    """Write the segments left open by `MemoryCall(closes=False)`, without reading more tokens.
+
+    Raises:
+        StateError: the cache is of another adapter.
+        UnsupportedModelError: no adapter is active.
+    """
+    store = remember(cache, plan_of(model), int(cache.get_seq_length()))
     by_index = {layer.index: layer.running for layer in layers_of(model)}
     for index in store.plan.layers:
         sums, memory = store.sums.get(index), by_index.get(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers.cache_utils import (
     Cache,
     DummyLayer,
@@ -29,7 +30,7 @@ class Before:
     """
 
     def __init__(self, cache: Cache, length: int, more: int) -> None:
-        self._cache, self._length = cache, length
+        self._cache, self._length, self._more = cache, length, more
         self._windows: list[tuple[Any, ...]] = [
             (layer, layer.keys, layer.values, layer.cumulative_length)
             for layer in cache.layers
@@ -41,6 +42,15 @@ class Before:
     def kinds(self) -> tuple[str, ...]:
         """Of the cache's layers."""
         return tuple(sorted({type(layer).__name__ for layer in self._cache.layers}))
+
+    @property
+    def reached(self) -> int | None:
+        """Tokens that the cache holds when the call has run; None if it does not count them."""
+        if torch.compiler.is_compiling():
+            return None
+        reached, counted = self._length + self._more, self._cache.get_seq_length()
+        # A static cache counts on its device, where asking would stall; it counts all it reads.
+        return reached if isinstance(counted, torch.Tensor) or counted == reached else None
 
     def restore(self) -> tuple[str, ...]:
         """Put the cache back.

@@ -15,11 +15,12 @@ from deltamem_agents.errors import StateError
 
 @dataclass(frozen=True)
 class Plan:
-    """Which states a model has: layer indices, state heads, rank."""
+    """Which states a model has: layer indices, state heads, rank; and by which adapter."""
 
     layers: tuple[int, ...]
     heads: int
     rank: int
+    adapter: str
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -55,6 +56,8 @@ class MemoryStore:
         self.history = History()
         #: Kinds of cache layers that a failed call has left in the middle; see `rollback`.
         self.torn: tuple[str, ...] = ()
+        #: Tokens among the keys and values that this memory rides with; None where nobody counts.
+        self.length: int | None = 0
 
     @property
     def batch(self) -> int | None:
@@ -73,6 +76,23 @@ class MemoryStore:
                 got=f"after a call that failed, some of {', '.join(self.torn)}",
                 remedy="The memory is as it was before that call. Call cache.drop_kv() and read "
                 "again what is to be seen, with MemoryCall(write=False).",
+            )
+
+    def refuse_gap(self, length: int) -> None:
+        """Refuse to go on with keys and values of tokens that did not come past this memory.
+
+        Args:
+            length: tokens that the cache holds.
+
+        Raises:
+            StateError: they are not as many as when it was last seen.
+        """
+        if self.length is not None and self.length != length:
+            raise StateError(
+                f"a memory has come past every token of its cache, {self.length}",
+                got=length,
+                remedy="Some were read while the adapter was off, or cropped behind its back. Call "
+                "cache.crop_kv(n) to take n of them away, or cache.drop_kv(), and read them again.",
             )
 
     def get(self, layer: int, batch: int, device: torch.device) -> Tensor:
@@ -122,10 +142,7 @@ class MemoryStore:
         Raises:
             StateError: they were not remembered.
         """
-        earlier = self._copy()
-        earlier.history = self.history
-        earlier.roll_back(tokens)
-        memory = earlier.memory()
+        memory = self.earlier(tokens).memory()
         return torch.zeros(1, *self.plan.shape, dtype=torch.float32) if memory is None else memory
 
     def set_memory(self, memory: Tensor) -> None:
@@ -155,6 +172,7 @@ class MemoryStore:
         """The same memories without their history."""
         other = MemoryStore(self.plan)
         other.states, other.sums, other.records = dict(self.states), dict(self.sums), self.records
+        other.length = self.length
         return other
 
     def map(self, change: Callable[[Tensor], Tensor]) -> None:
@@ -174,14 +192,14 @@ class MemoryStore:
         """Give up rolling back beyond this point."""
         self.history = History()
 
-    def roll_back(self, tokens: int) -> None:
-        """Take back the newest tokens.
+    def earlier(self, tokens: int) -> MemoryStore:
+        """Another store, as this one was before the newest tokens; this one does not change.
 
         Raises:
-            StateError: they were not remembered; nothing has changed then.
+            StateError: they were not remembered.
         """
         if tokens == 0 or not self.states:
-            return
+            return self
         if self.history.tokens < tokens:
             raise StateError(
                 f"the newest tokens can be taken back from a memory: those of the last call, "
@@ -193,7 +211,7 @@ class MemoryStore:
         earlier.history, states = self.history.without(tokens)
         for layer, (state, sums) in states.items():
             earlier._set(layer, state, sums)
-        self.become(earlier)
+        return earlier
 
     def _set(self, layer: int, state: Tensor, sums: Sums | None) -> None:
         self.states[layer] = state
@@ -237,6 +255,13 @@ def stack_memories(memories: Sequence[object], plan: Plan) -> Tensor:
 
 
 def _each(memories: Sequence[object], plan: Plan) -> Iterator[Tensor]:
+    marks = {mark for each in memories if (mark := getattr(each, "fingerprint", None)) is not None}
+    if len(marks) > 1:
+        raise StateError(
+            "the memories of a batch are of one adapter, backbone, tokenizer and template",
+            got=f"{len(marks)} different fingerprints",
+            remedy="Give each its own batch, with the model that it belongs to.",
+        )
     if not memories:
         raise StateError(
             "a batch has at least one memory", got=0, remedy="Pass one memory for each session."

@@ -91,7 +91,7 @@ class DeltaMemModel(BaseTuner):  # type: ignore[misc]
         renamed: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
             model, config, adapter_name, state_dict
         )
-        memories = {
+        memories: dict[str, Any] = {
             f"{path}.{adapter_name}": layer[adapter_name]
             for path, layer in model.named_modules()
             if isinstance(layer, DeltaMemLayer) and adapter_name in layer
