@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,8 +160,9 @@ class DeltaMemConfig(PeftConfig):  # type: ignore[misc]
 
 
 def _ordered(corrections: Any) -> tuple[str, ...]:
-    given = list(corrections)
-    if not given or len(set(given)) != len(given) or not set(given) <= set(CORRECTIONS):
+    given = list(corrections) if isinstance(corrections, Iterable) else []
+    known = [name for name in given if isinstance(name, str) and name in CORRECTIONS]
+    if not given or len(known) != len(given) or len(set(known)) != len(known):
         raise ConfigError(
             f"corrections is a non-empty choice of {CORRECTIONS}, each once",
             got=corrections,
@@ -173,7 +174,7 @@ def _ordered(corrections: Any) -> tuple[str, ...]:
 def _layers(layers: Any) -> tuple[int, ...] | None:
     if layers is None:
         return None
-    given = list(layers)
+    given = list(layers) if isinstance(layers, Iterable) else []
     whole = all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in given)
     if not given or not whole or len(set(given)) != len(given):
         raise ConfigError(

@@ -86,7 +86,7 @@ def config_from_official(values: Mapping[str, Any]) -> DeltaMemConfig:
     ours = {name: values[theirs] for name, theirs in NAMES.items()}
     ours["layers"] = ours["layers"] or None
     writes = {theirs: name for name, theirs in WRITES.items()}
-    ours["write"] = writes.get(ours["write"], ours["write"])
+    ours["write"] = writes.get(str(ours["write"]), ours["write"])
     return DeltaMemConfig.from_canonical(ours)
 
 
@@ -106,7 +106,7 @@ def read_official(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor]]:
     """
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileFormatError(
             f"{CONFIG} is readable JSON", got=str(error), remedy="Fetch the adapter again."
         ) from error

@@ -66,8 +66,9 @@ def read_ours(folder: Path) -> tuple[DeltaMemConfig, dict[str, Tensor], dict[str
     try:
         about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         kept = about["format"], about["format_version"]
-        values, mark, backbone = about["adapter"], about["fingerprint"], about["backbone"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        values, mark = dict(about["adapter"]), about["fingerprint"]
+        backbone = dict(about["backbone"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileFormatError(
             f"{CONFIG} describes an adapter",
             got=repr(error),

@@ -235,7 +235,10 @@ def test_attaching_twice_needs_another_name(build):
         ({"layers": [-1]}, "layers"), ({"layers": [1, 1]}, "layers"), ({"update": "x"}, "update"),
         ({"write": "paragraph"}, "write"), ({"init": "x"}, "init"),
         ({"couple_lambda": 1}, "couple_lambda"), ({"scale_init": 2.0}, "scale_init"),
-        ({"o_rmsnorm_eps": 0.0}, "o_rmsnorm_eps"), ({"beta_bias": "x"}, "beta_bias"),
+        ({"corrections": None}, "corrections"), ({"corrections": 5}, "corrections"),
+        ({"corrections": [["q"]]}, "corrections"), ({"layers": 5}, "layers"),
+        ({"layers": [[1]]}, "layers"), ({"o_rmsnorm_eps": 0.0}, "o_rmsnorm_eps"),
+        ({"beta_bias": "x"}, "beta_bias"),
     ],
 )  # fmt: skip
 def test_bad_configurations_are_refused(fields, said):
@@ -261,8 +264,8 @@ def damage(folder, how):
     tensors, about = load_file(path), json.loads(about_path.read_text())
     key = "model.layers.1.self_attn.beta_proj"
     how(tensors, about, key)
-    with contextlib.suppress(ConfigError):
-        config = DeltaMemConfig.from_canonical(about["adapter"])
+    with contextlib.suppress(ConfigError, ValueError):
+        config = DeltaMemConfig.from_canonical(dict(about["adapter"]))
         about["fingerprint"] = fingerprint(config, tensors)
     save_file(tensors, path)
     about_path.write_text(json.dumps(about))
@@ -280,6 +283,9 @@ DAMAGES = {
     "other size": (lambda t, a, k: a["backbone"].update(hidden_size=64), UnsupportedModelError),
     "other layers": (lambda t, a, k: a["adapter"].update(layers=[9]), UnsupportedModelError),
     "rank 0": (lambda t, a, k: a["adapter"].update(rank=0), ConfigError),
+    "no corrections": (lambda t, a, k: a["adapter"].update(corrections=None), ConfigError),
+    "a list for an adapter": (lambda t, a, k: a.update(adapter=[{}]), FileFormatError),
+    "a number for a backbone": (lambda t, a, k: a.update(backbone=5), FileFormatError),
     "unknown field": (lambda t, a, k: a["adapter"].update(colour=1), ConfigError),
     "later version": (lambda t, a, k: a.update(format_version=2), FileFormatError),
 }  # fmt: skip
@@ -349,7 +355,8 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         ({"num_memory_partitions": 2}, "num_memory_partitions"),
         ({"memory_readout_mode": "synthetic_kv"}, "memory_readout_mode"),
         ({"surprise": 1}, "surprise"), ({"rank": None}, "rank"), ({"rank": 0}, "rank"),
-        ({"output_init": "magic"}, "init"),
+        ({"output_init": "magic"}, "init"), ({"delta_heads": None}, "corrections"),
+        ({"memory_write_granularity": []}, "write"), ({"target_layers": 5}, "layers"),
     ],
 )  # fmt: skip
 def test_released_configurations_are_checked(tmp_path, change, said):
@@ -359,6 +366,16 @@ def test_released_configurations_are_checked(tmp_path, change, said):
     with pytest.raises(DeltaMemError, match=said):
         convert(folder, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("name", ["deltamem_config.json", "delta_mem_config.json"])
+def test_deeply_nested_json_is_refused(build, backbone, tmp_path, name):
+    folder = tmp_path if name.startswith("deltamem") else released(tmp_path)
+    if folder is tmp_path:
+        save_adapter(build(), folder)
+    (folder / name).write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(FileFormatError):
+        load_adapter(backbone(), folder)
 
 
 def test_one_of_the_tensors_is_not_an_adapter(tmp_path):
