@@ -161,7 +161,27 @@ class MemoryCache(Remembers, DynamicCache):  # type: ignore[misc]
         return f"{type(self).__name__}(tokens={self.get_seq_length()}, {self._store.plan})"
 
 
+class Grown(Remembers):
+    """What a cache of transformers gains that gets a memory in place."""
+
+    def __reduce__(self) -> Any:
+        return _blank, (type(self).__bases__[-1],), self.__dict__
+
+
 _GROWN: dict[type, type] = {}
+
+
+def _grown(kind: type) -> type:
+    """A class of caches with a memory, made of one without."""
+    if kind not in _GROWN:
+        _GROWN[kind] = type(f"Memory{kind.__name__}", (Grown, kind), {})
+    return _GROWN[kind]
+
+
+def _blank(kind: type) -> Any:
+    """A cache of such a class with nothing in it, as a pickle fills it."""
+    grown = _grown(kind)
+    return grown.__new__(grown)
 
 
 def remember(cache: Cache, plan: Plan, length: int) -> MemoryStore:
@@ -193,10 +213,7 @@ def remember(cache: Cache, plan: Plan, length: int) -> MemoryStore:
             remedy="It was filled without the adapter; start with an empty cache or "
             "MemoryCache(model).",
         )
-    kind = type(cache)
-    if kind not in _GROWN:
-        _GROWN[kind] = type(f"Memory{kind.__name__}", (Remembers, kind), {})
-    cache.__class__ = _GROWN[kind]
+    cache.__class__ = _grown(type(cache))
     store = MemoryStore(plan)
     cache._store = store
     return store

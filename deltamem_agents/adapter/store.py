@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -173,6 +175,15 @@ class MemoryStore:
         other = MemoryStore(self.plan)
         other.states, other.sums, other.records = dict(self.states), dict(self.sums), self.records
         other.length = self.length
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which gets no history: how to go back is known to layers alone."""
+        return self.__dict__ | {"history": History()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MemoryStore:
+        other = MemoryStore(self.plan)
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return other
 
     def map(self, change: Callable[[Tensor], Tensor]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -139,6 +141,31 @@ def test_adapters_of_equal_shape_do_not_share_a_cache(build, stirred, tokens):
         layer.set_adapter(["default"])
     model(tokens(1, 3), past_key_values=cache)
     detach(model)
+
+
+@pytest.mark.parametrize("kind", CACHES)
+@pytest.mark.parametrize("length", [1, 9])
+def test_a_cache_goes_to_another_process_without_its_history(any_model, tokens, kind, length):
+    cache, ids = CACHES[kind](any_model), tokens(1, 20)
+    any_model(ids[:, :length], past_key_values=cache)
+    there = pickle.loads(pickle.dumps(cache))
+    assert type(there) is type(cache)
+    with pytest.raises(StateError, match="taken back"):
+        there.crop(-1)
+    rest = [any_model(ids[:, length:], past_key_values=each).logits for each in (cache, there)]
+    assert torch.equal(*rest)
+    assert torch.equal(cache.memory, there.memory)
+
+
+def test_a_copy_here_keeps_its_history(build, tokens):
+    model = build(write="message")
+    cache, ids = DynamicCache(config=model.config), tokens(1, 9)
+    model(ids, past_key_values=cache, delta_mem=MemoryCall(segment_ids=0))
+    twin = copy.deepcopy(cache)
+    for each in (cache, twin):
+        each.crop(-4)
+    assert torch.equal(cache.memory, twin.memory)
+    assert twin.get_seq_length() == 5
 
 
 def test_states_of_several_adapters_are_no_batch(model):
