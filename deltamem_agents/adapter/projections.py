@@ -6,7 +6,7 @@ float32, whatever the backbone's dtype: in bfloat16 the reads are off by up to 0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +90,16 @@ class Projections(nn.Module):
             self.pack()
         return self
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Projections:
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Projections:
+        """Follow the model to other devices, but not to other dtypes (`model.bfloat16()`)."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            there = fn(tensor)
+            if there.dtype == tensor.dtype or not there.is_floating_point():
+                return there
+            return tensor.to(there.device)
+
+        super()._apply(moved, *args, **kwargs)  # type: ignore[no-untyped-call]
         self.pack()
         return self
 

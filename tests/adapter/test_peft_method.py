@@ -332,6 +332,20 @@ def test_bfloat16_backbone_keeps_a_float32_adapter(load, stirred, ids):
     assert out.past_key_values.memory.dtype == torch.float32
 
 
+@pytest.mark.parametrize("cast", ["bfloat16", "half", "double", "to"])
+def test_a_model_that_changes_its_dtype_later_keeps_a_float32_adapter(load, stirred, ids, cast):
+    model = stirred(get_peft_model(load(), DeltaMemConfig(rank=4, heads=2))).eval()
+    before = {name: p.detach().clone() for name, p in adapter_parameters(model)}
+    model = model.to(torch.bfloat16) if cast == "to" else getattr(model, cast)()
+    after = dict(adapter_parameters(model))
+    assert all(p.dtype == torch.float32 and torch.equal(p, before[n]) for n, p in after.items())
+    assert model.get_base_model().dtype != torch.float32
+    out = logits(model, ids[:, :1])
+    assert torch.isfinite(out).all()
+    assert out.dtype == model.get_base_model().dtype
+    assert all(p.is_meta for _, p in adapter_parameters(model.to("meta")))
+
+
 def test_attentions_and_hidden_states(base_folder, stirred, ids):
     model = AutoModelForCausalLM.from_pretrained(base_folder, attn_implementation="eager")
     model = stirred(get_peft_model(model, DeltaMemConfig(rank=4))).eval()
