@@ -180,7 +180,7 @@ def _grown(kind: type) -> type:
 
 def _blank(kind: type) -> Any:
     """A cache of such a class with nothing in it, as a pickle fills it."""
-    grown = _grown(kind)
+    grown: Any = _grown(kind)
     return grown.__new__(grown)
 
 
