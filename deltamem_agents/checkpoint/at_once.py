@@ -2,8 +2,9 @@
 
 Rows travel as arrays (one a column) and are unnested; the parts are CTEs of one statement, which
 PostgreSQL carries out whole or not at all. A put whose checkpoint is there already, or whose parent
-does not hold the unchanged channels, inserts nothing and returns no row; the caller then takes the
-long way through a transaction.
+does not hold the unchanged channels, inserts nothing and returns no row; nor does anything of a
+tenant whose key was changed (see `guard`). The caller then takes the long way through a
+transaction.
 """
 
 from __future__ import annotations
@@ -57,14 +58,20 @@ class AtOnce:
         return func.unnest(*arrays).table_valued(*names, name=f"new_{table.name}").render_derived()
 
     def _put(
-        self, unchanged: bool, changed: bool, blobs: bool, memories: bool, kept_memories: bool
+        self,
+        secret: bool,
+        unchanged: bool,
+        changed: bool,
+        blobs: bool,
+        memories: bool,
+        kept_memories: bool,
     ) -> Statement:
         tables = self.tables
         kept = self._kept() if unchanged else None
-        head = self._head(kept).cte("head")
+        head = self._head(secret, kept).cte("head")
         parts: list[Any] = []
         if blobs:
-            parts.append(self._blobs(tables, head).cte("put_blobs"))
+            parts.append(self._blobs(exists(select(head.c.id))).cte("put_blobs"))
         sources: list[Select[Any]] = []
         if changed:
             new = self._rows(tables.channels, _CHANNEL)
@@ -92,10 +99,24 @@ class AtOnce:
             parts.append(self._kept_memories(head, kept).cte("keep_memories"))
         return self._compile(select(head.c.id).add_cte(*parts))
 
-    def _head(self, kept: Any) -> Any:
+    def _current(self, secret: bool) -> Any:
+        """Whether the tenant's key is still the writer's.
+
+        A change of key locks the tables that are written here; who has waited for it sees it,
+        because a statement looks at the rows after it got its locks.
+        """
+        table = self.tables.tenants
+        own = select(table.c.tenant).where(table.c.tenant == bindparam("tenant"))
+        if not secret:
+            return ~exists(own)
+        sealed = bindparam("sealed", type_=table.c.wrapped_key.type)
+        return exists(own.where(table.c.wrapped_key == sealed))
+
+    def _head(self, secret: bool, kept: Any) -> Any:
         table = self.tables.checkpoints
         columns = [column for column in table.columns if column.name != "id"]
         row = select(*(bindparam(column.name, type_=column.type) for column in columns))
+        row = row.where(self._current(secret))
         if kept is not None:
             row = row.where(
                 select(func.count()).select_from(kept).scalar_subquery() == bindparam("expected")
@@ -137,13 +158,12 @@ class AtOnce:
             .where(self._parent())
         ).cte("kept")
 
-    def _blobs(self, tables: Tables, head: Any) -> Any:
-        names = [column.name for column in tables.blobs.columns]
-        new = self._rows(tables.blobs, names)
-        rows = select(*(new.c[name] for name in names))
-        if head is not None:
-            rows = rows.where(exists(select(head.c.id)))
-        return postgresql.insert(tables.blobs).from_select(names, rows).on_conflict_do_nothing()
+    def _blobs(self, condition: Any) -> Any:
+        table = self.tables.blobs
+        names = [column.name for column in table.columns]
+        new = self._rows(table, names)
+        rows = select(*(new.c[name] for name in names)).where(condition)
+        return postgresql.insert(table).from_select(names, rows).on_conflict_do_nothing()
 
     def _memories(self, head: Any) -> Any:
         table = self.tables.memory_states
@@ -172,11 +192,12 @@ class AtOnce:
         )
         return postgresql.insert(table).from_select(names, rows)
 
-    def _writes(self, again: bool, blobs: bool) -> Statement:
-        table = self.tables.writes
+    def _writes(self, secret: bool, again: bool, blobs: bool) -> Statement:
+        table, current = self.tables.writes, self._current(secret)
         names = [column.name for column in table.columns]
         new = self._rows(table, names)
-        into = postgresql.insert(table).from_select(names, select(*(new.c[name] for name in names)))
+        rows = select(*(new.c[name] for name in names)).where(current)
+        into = postgresql.insert(table).from_select(names, rows)
         if again:
             keys = [column.name for column in table.primary_key]
             into = into.on_conflict_do_update(
@@ -185,9 +206,9 @@ class AtOnce:
             )
         else:
             into = into.on_conflict_do_nothing()
-        if blobs:
-            into = into.add_cte(self._blobs(self.tables, None).cte("put_blobs"))
-        return self._compile(into)
+        parts = [self._blobs(current).cte("put_blobs")] if blobs else []
+        stored: Select[Any] = select(literal_column("1")).where(current)
+        return self._compile(stored.add_cte(*parts, into.cte("put_writes")))
 
 
 def parameter(table: Table, name: str) -> str:

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from langgraph.checkpoint.serde.base import CipherProtocol
 
 from deltamem_agents.checkpoint.identifiers import Address
 from deltamem_agents.checkpoint.serde import Coder
 from deltamem_agents.checkpoint.statements import Parameters
 from deltamem_agents.checkpoint.tables import Tables
+
+
+class Key(NamedTuple):
+    """What seals a tenant's contents.
+
+    Attributes:
+        cipher: None where they are plain.
+        salt: of the tenant's hashes.
+        row: the kind and bytes of the salt as the table `tenants` holds it, sealed: others after
+            every change of key. None where contents are plain.
+    """
+
+    cipher: CipherProtocol | None
+    salt: bytes
+    row: tuple[str, bytes] | None = None
+
+    @property
+    def sealed(self) -> bytes | None:
+        """By this the key is told from those before and after it."""
+        return None if self.row is None else self.row[1]
 
 
 @dataclass(frozen=True)
@@ -17,6 +40,7 @@ class Context:
     tenant: str
     tables: Tables
     coder: Coder
+    key: Key
 
     def at(self, address: Address) -> dict[str, object]:
         """The parameters that name a place; the tenant is always one of them."""
@@ -28,4 +52,4 @@ class Context:
         }
 
 
-__all__ = ["Context", "Parameters"]
+__all__ = ["Context", "Key", "Parameters"]

@@ -12,7 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, delete, insert, select
 
-from deltamem_agents.checkpoint.fact_tables import FactTables, scope_hash, scope_word, tenant_hash
+from deltamem_agents.checkpoint.fact_tables import (
+    FactTables,
+    scope_hash,
+    scoped,
+    tenant_hash,
+    unscoped,
+)
 from deltamem_agents.checkpoint.serde import Coder
 from deltamem_agents.errors import EncryptionError
 
@@ -43,7 +49,7 @@ def copy_facts(
     for row in _rows(connection, tables.facts, old):
         values = {**row._mapping, "scope": new, "fact_id": uuid.uuid4().hex}
         if row.words is not None:
-            values["words"] = " ".join([scope_word(new), *row.words.split(" ")[1:]])
+            values["words"] = " ".join(scoped(new, unscoped(old, row.words)))
         number = values.pop("number")
         made = connection.execute(insert(tables.facts).values(values)).inserted_primary_key
         assert made is not None  # the insert asks for it

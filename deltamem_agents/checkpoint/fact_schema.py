@@ -57,7 +57,7 @@ def index_facts_at_once(connection: Connection, tables: FactTables) -> None:
 
 
 def note_outdated(connection: Connection, tables: FactTables) -> None:
-    """Notes whose facts are to be hashed anew: slots once held the scope too."""
+    """Notes whose facts are to be derived anew: slots once held the scope, words did not."""
     facts, outdated = tables.facts, tables.outdated
     outdated.create(connection, checkfirst=True)
     noted = select(outdated.c.tenant)

@@ -184,9 +184,21 @@ def scope_hash(tenant: str, thread: str) -> str:
     return _hash(tenant, thread)
 
 
-def scope_word(scope_key: str) -> str:
-    """A scope as one opaque word: the first of `words`, so that a search can ask for it."""
-    return "zs" + scope_key[:30]
+def scoped(scope_key: str, words: Iterable[str]) -> list[str]:
+    """Words as the full-text index holds them: each with its scope in front.
+
+    So a word's list in the index holds one scope's rows only, and nobody else's make it longer.
+    """
+    return [f"{_mark(scope_key)}{word}" for word in words]
+
+
+def unscoped(scope_key: str, words: str) -> list[str]:
+    """The words of a row as they were before `scoped`."""
+    return [word.removeprefix(_mark(scope_key)) for word in words.split()]
+
+
+def _mark(scope_key: str) -> str:
+    return "zs" + scope_key[:16]
 
 
 def branch_hash(head: str) -> str:

@@ -19,13 +19,14 @@ from deltamem_agents.checkpoint.rekey import rekey
 from deltamem_agents.checkpoint.removal import Removal
 from deltamem_agents.checkpoint.serde import encrypted_serializer, strict_serializer
 from deltamem_agents.checkpoint.takeover import Imported, take_over
+from deltamem_agents.checkpoint.tenancy import Tenancy, new_key
+from deltamem_agents.checkpoint.transactions import Job
 from deltamem_agents.checkpoint.upkeep import Stats, ThreadRecord
 from deltamem_agents.errors import EncryptionError
 
 if TYPE_CHECKING:
-    from deltamem_agents.checkpoint.context import Context
+    from deltamem_agents.checkpoint.context import Context, Key
     from deltamem_agents.checkpoint.database import Database
-    from deltamem_agents.checkpoint.tenancy import Tenancy
     from deltamem_agents.checkpoint.transactions import Operation
 
 T = TypeVar("T")
@@ -94,22 +95,33 @@ class Maintenance:
     def rekey(self, encryption_key: bytes | None) -> bool:
         """Encrypt everything of the tenant with another key (None: decrypt it for good).
 
-        Other processes must not write to the tenant meanwhile, and need the new key after.
+        This saver and its clones go on with the new key. Others that have the old one get an
+        `EncryptionError`, and nothing that they write from then on is stored.
 
         Returns:
             Whether SQLite's log is rid of what the old key could open, as of `purge`.
         """
         serde = self._serde_for(encryption_key)
-        self._tenancy.salt = self._manage(rekey(serde))
+        make = self._rekeying(serde)
+        self._tenancy.key = self._tenancy.run(self.serde, self._database, make)
         self.serde = serde
         return self._database.purge()
 
     async def arekey(self, encryption_key: bytes | None) -> bool:
         """Async `rekey`."""
         serde = self._serde_for(encryption_key)
-        self._tenancy.salt = await self._amanage(rekey(serde))
+        make = self._rekeying(serde)
+        self._tenancy.key = await self._tenancy.arun(self.serde, self._database, make)
         self.serde = serde
         return await self._database.apurge()
+
+    def _rekeying(self, serde: SerializerProtocol) -> Callable[[Context], Job[Key]]:
+        def make(context: Context) -> Job[Key]:
+            # Known before it holds, so that this saver's writers find it as soon as it does.
+            key = self._tenancy.next = new_key(context, serde)
+            return Job(rekey(context, key), write=True, core=True)
+
+        return make
 
     def _serde_for(self, key: bytes | None) -> SerializerProtocol:
         inner = getattr(self.serde, "serde", self.serde)

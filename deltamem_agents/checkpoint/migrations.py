@@ -49,6 +49,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("facts are indexed at once", _facts(fact_schema.index_facts_at_once)),
     ("facts are hashed without their scope", _facts(fact_schema.note_outdated)),
     ("tombstones know their tenant", _note_tenants),
+    ("words of facts carry their scope", _facts(fact_schema.note_outdated)),
 )
 
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from sqlalchemy import and_, delete, insert, select, text, update
 
 from deltamem_agents.checkpoint import metadata as meta
 from deltamem_agents.checkpoint import rows
 from deltamem_agents.checkpoint.fact_rows import rekey_facts
 from deltamem_agents.checkpoint.fact_tables import fact_tables
-from deltamem_agents.checkpoint.serde import Coder
-from deltamem_agents.checkpoint.tenancy import KEY_BYTES, plain_salt
+from deltamem_agents.checkpoint.guard import check_key
+from deltamem_agents.checkpoint.serde import Coder, with_cipher
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
 
-    from deltamem_agents.checkpoint.context import Context
+    from deltamem_agents.checkpoint.context import Context, Key
     from deltamem_agents.checkpoint.session import Session
     from deltamem_agents.checkpoint.tables import Tables
     from deltamem_agents.checkpoint.transactions import Operation
@@ -43,46 +39,46 @@ class _Change:
         return self.new.seal(*self.old.open(kind, data))
 
 
-def rekey(serde: SerializerProtocol) -> Callable[[Context], Operation[bytes]]:
-    """Re-encode the tenant for another serializer; returns the salt of its hashes.
+def rekey(context: Context, key: Key) -> Operation[Key]:
+    """Seal the tenant's contents with another key; returns it.
 
-    No other process may write to the tenant meanwhile; on PostgreSQL the tables are locked.
+    Others may go on writing: what they sealed before is refused, see `guard`.
     """
-    return lambda context: lambda session: _rekey(session, context, serde)
+    return lambda session: _rekey(session, context, key)
 
 
-def _rekey(session: Session, context: Context, serde: SerializerProtocol) -> bytes:
-    secret = isinstance(serde, EncryptedSerializer)
-    salt = _salt(context, secret)
-    change = _Change(
-        session.core, context.tables, context.tenant, context.coder, Coder(serde, salt)
-    )
+def _rekey(session: Session, context: Context, key: Key) -> Key:
+    new = Coder(with_cipher(context.coder.serde, key.cipher), key.salt)
+    change = _Change(session.core, context.tables, context.tenant, context.coder, new)
     if session.statements.family == "postgresql":
         _lock(change)
+    check_key(session, context)
+    _set_key(change, key)
+    if session.statements.family == "mysql":
+        _wait(change)
     _blobs(change)
     _inline(change, change.tables.channels, _of_tenant(change))
     _inline(change, change.tables.writes, change.tables.writes.c.tenant == change.tenant)
     _heads(change)
     _facts(session, change, context)
+    return key
+
+
+def _set_key(change: _Change, key: Key) -> None:
     table = change.tables.tenants
-    session.core.execute(delete(table).where(table.c.tenant == change.tenant))
-    if secret:
-        kind, wrapped = change.new.seal("bytes", salt)
-        session.core.execute(
+    change.connection.execute(delete(table).where(table.c.tenant == change.tenant))
+    if key.row is not None:
+        kind, wrapped = key.row
+        change.connection.execute(
             insert(table).values(tenant=change.tenant, kind=kind, wrapped_key=wrapped)
         )
-    return salt
 
 
-def _salt(context: Context, secret: bool) -> bytes:
-    """The secret of keyed hashes outlives the keys that wrap it.
-
-    What was hashed is not all stored (of a message only the facts), so that another secret would
-    leave hashes that nothing matches.
-    """
-    if not secret:
-        return plain_salt(context.tenant)
-    return context.coder.salt if context.coder.cipher else secrets.token_bytes(KEY_BYTES)
+def _wait(change: _Change) -> None:
+    """Until those have committed who wrote before the key was set; whoever comes later sees it."""
+    for table in (change.tables.checkpoints, change.tables.writes):
+        own = select(table.c.checkpoint_id).where(table.c.tenant == change.tenant)
+        change.connection.execute(own.with_for_update()).all()
 
 
 def _facts(session: Session, change: _Change, context: Context) -> None:
@@ -97,7 +93,7 @@ def _lock(change: _Change) -> None:
     preparer = change.connection.dialect.identifier_preparer
     tables = change.tables
     facts = fact_tables(tables.schema, tables.prefix)
-    held = (tables.checkpoints, tables.channels, tables.writes, tables.blobs)
+    held = (tables.tenants, tables.checkpoints, tables.channels, tables.writes, tables.blobs)
     names = ", ".join(
         preparer.format_table(table) for table in (*held, facts.facts, facts.tombstones)
     )

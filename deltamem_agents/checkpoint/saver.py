@@ -25,10 +25,17 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deltamem_agents.checkpoint import identifiers as ids
-from deltamem_agents.checkpoint import reading, tenancy, writing
+from deltamem_agents.checkpoint import reading, tenancy
 from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.database import Database
-from deltamem_agents.checkpoint.jobs import page_job, put_job, send, writes_job
+from deltamem_agents.checkpoint.jobs import (
+    get_job,
+    managed,
+    page_job,
+    put_job,
+    send,
+    writes_job,
+)
 from deltamem_agents.checkpoint.management import Management
 from deltamem_agents.checkpoint.serde import encrypted_serializer, strict_serializer
 from deltamem_agents.checkpoint.tables import Tables
@@ -178,8 +185,7 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, or the newest of its thread and namespace."""
-        context, address = self.context, ids.address_of(config)
-        return self._database.run(Job(lambda session: reading.get(session, context, address)))
+        return self._run(get_job(ids.address_of(config)))
 
     def list(
         self,
@@ -197,12 +203,10 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         return self._list(wanted, limit)
 
     def _list(self, wanted: reading.Listing, limit: int | None) -> Iterator[CheckpointTuple]:
-        context = self.context
         pages = reading.pages(wanted, limit)
         request = next(pages, None)
         while request is not None:
-            place, size = request
-            loaded = self._database.run(page_job(context, place, size))
+            loaded = self._run(page_job(*request))
             yield from (entry.value for entry in loaded if reading.selected(entry, wanted))
             request = send(pages, loaded)
 
@@ -214,8 +218,7 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Store a checkpoint, whole or not at all."""
-        put = writing.prepare(self.context, config, checkpoint, metadata, new_versions)
-        return self._database.run(put_job(put))
+        return self._run(put_job(config, checkpoint, metadata, new_versions))
 
     def put_writes(
         self,
@@ -225,18 +228,14 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Store the writes of a task, all or none."""
-        if not writes:
-            return
-        ready = writing.prepare_writes(self.context, config, writes, task_id, task_path)
-        self._database.run(writes_job(ready))
+        if writes:
+            self._run(writes_job(config, writes, task_id, task_path))
 
     # -- async --------------------------------------------------------------------------------
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async `get_tuple`."""
-        context, address = await self.acontext(), ids.address_of(config)
-        job = Job(lambda session: reading.get(session, context, address))
-        return await self._database.arun(job)
+        return await self._arun(get_job(ids.address_of(config)))
 
     async def alist(
         self,
@@ -248,11 +247,10 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
     ) -> AsyncIterator[CheckpointTuple]:
         """Async `list`."""
         wanted = reading.listing(config, filter, before, limit)
-        context = await self.acontext()
         pages = reading.pages(wanted, limit)
         request = next(pages, None)
         while request is not None:
-            loaded = await self._database.arun(page_job(context, *request))
+            loaded = await self._arun(page_job(*request))
             for entry in loaded:
                 if reading.selected(entry, wanted):
                     yield entry.value
@@ -266,8 +264,7 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Async `put`."""
-        put = writing.prepare(await self.acontext(), config, checkpoint, metadata, new_versions)
-        return await self._database.arun(put_job(put))
+        return await self._arun(put_job(config, checkpoint, metadata, new_versions))
 
     async def aput_writes(
         self,
@@ -277,15 +274,19 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Async `put_writes`."""
-        if not writes:
-            return
-        ready = writing.prepare_writes(await self.acontext(), config, writes, task_id, task_path)
-        await self._database.arun(writes_job(ready))
+        if writes:
+            await self._arun(writes_job(config, writes, task_id, task_path))
 
-    # -- for Management -----------------------------------------------------------------------
+    # -- running ------------------------------------------------------------------------------
+
+    def _run(self, make: Callable[[Context], Job[T]]) -> T:
+        return self._tenancy.run(self.serde, self._database, make)
+
+    async def _arun(self, make: Callable[[Context], Job[T]]) -> T:
+        return await self._tenancy.arun(self.serde, self._database, make)
 
     def _manage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
-        return self._database.run(Job(make(self.context), write, core=True))
+        return self._run(managed(make, write))
 
     async def _amanage(self, make: Callable[[Context], Operation[T]], *, write: bool = True) -> T:
-        return await self._database.arun(Job(make(await self.acontext()), write, core=True))
+        return await self._arun(managed(make, write))

@@ -71,6 +71,12 @@ def encrypted_serializer(
     return EncryptedSerializer.from_pycryptodome_aes(inner or strict_serializer(allowed), key=key)
 
 
+def with_cipher(serde: SerializerProtocol, cipher: CipherProtocol | None) -> SerializerProtocol:
+    """The serializer, with this cipher instead of its own (None: plain)."""
+    inner = serde.serde if isinstance(serde, EncryptedSerializer) else serde
+    return inner if cipher is None else EncryptedSerializer(cipher, inner)
+
+
 class Coder:
     """Encodes and decodes the values of one tenant.
 

@@ -97,6 +97,7 @@ class Statements:
         self.find_checkpoint = self._compile(self._find_checkpoint())
         self.versions = self._compile(self._versions())
         self.fence = self._compile(self._fence())
+        self.sealed = self._compile(self._sealed())
 
     def _compile(self, element: Executable) -> Statement:
         return Statement(element, self.dialect)
@@ -232,6 +233,12 @@ class Statements:
         statement = select(table.c.token).where(
             table.c.tenant == bindparam("tenant"), table.c.thread_id == bindparam("thread_id")
         )
+        return statement if self.family == "sqlite" else statement.with_for_update(read=True)
+
+    def _sealed(self) -> Select[Any]:
+        """The row stays as it is until the transaction ends; see `guard`."""
+        table = self.tables.tenants
+        statement = select(table.c.wrapped_key).where(table.c.tenant == bindparam("tenant"))
         return statement if self.family == "sqlite" else statement.with_for_update(read=True)
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from sqlalchemy import select
 
-from deltamem_agents.checkpoint.context import Context
+from deltamem_agents.checkpoint.context import Context, Key
 from deltamem_agents.checkpoint.database import Database
 from deltamem_agents.checkpoint.migrations import migrate
-from deltamem_agents.checkpoint.serde import Coder
+from deltamem_agents.checkpoint.serde import Coder, with_cipher
 from deltamem_agents.checkpoint.session import Session
 from deltamem_agents.checkpoint.tables import Tables
 from deltamem_agents.checkpoint.transactions import Job
 from deltamem_agents.errors import EncryptionError
 
+T = TypeVar("T")
 KEY_BYTES = 32
 
 
@@ -27,50 +29,109 @@ def plain_salt(tenant: str) -> bytes:
     return hashlib.blake2b(tenant.encode(), digest_size=KEY_BYTES, person=b"deltamem").digest()
 
 
+def new_key(context: Context, serde: SerializerProtocol) -> Key:
+    """The tenant's next key, by the cipher of another serializer.
+
+    The secret of keyed hashes outlives the keys that wrap it. What was hashed is not all stored (of
+    a message only the facts), so that another secret would leave hashes that nothing matches.
+    """
+    coder = Coder(serde, b"")
+    if coder.cipher is None:
+        return Key(None, plain_salt(context.tenant))
+    salt = context.key.salt if context.key.cipher else secrets.token_bytes(KEY_BYTES)
+    return Key(coder.cipher, salt, coder.seal("bytes", salt))
+
+
 class Tenancy:
-    """What a saver and its clones learn once about their database."""
+    """What a saver and its clones learn about their database, and its key as it is now."""
 
     def __init__(self, tenant: str, tables: Tables) -> None:
         self.tenant, self.tables = tenant, tables
-        self.salt: bytes | None = None
-        self._context: Context | None = None
-        self._serde: SerializerProtocol | None = None
+        self.key: Key | None = None
+        self.next: Key | None = None  # of a change of key that goes on (or went on last)
+        self._made: tuple[SerializerProtocol, Context] | None = None
         self._guard = threading.Lock()
 
-    def context(self, serde: SerializerProtocol, database: Database) -> Context:
-        """The context for a serializer; opens the database on first use."""
-        if self.salt is None:
-            with self._guard:
-                if self.salt is None:
-                    try:
-                        self.salt = database.run(self._opening(serde))
-                    except BaseException:
-                        database.release()  # nobody closes a saver that could not be opened
-                        raise
-        return self._make(serde, self.salt)
+    # -- running ------------------------------------------------------------------------------
 
-    async def acontext(self, serde: SerializerProtocol, database: Database) -> Context:
-        """The same from a coroutine; two of them may open at once: the later finds the tenant."""
-        if self.salt is None:
-            try:
-                self.salt = await database.arun(self._opening(serde))
-            except BaseException:
-                await database.aclose_loop()
-                database.release()
+    def run(
+        self, serde: SerializerProtocol, database: Database, make: Callable[[Context], Job[T]]
+    ) -> T:
+        """Run a job, and once more if the tenant's key was changed and the new one is known."""
+        context = self.context(serde, database)
+        try:
+            return database.run(make(context))
+        except EncryptionError:
+            newer = self.context(serde, database, context)
+            if newer.key is context.key:
                 raise
-        return self._make(serde, self.salt)
+        return database.run(make(newer))
 
-    def _make(self, serde: SerializerProtocol, salt: bytes) -> Context:
-        context = self._context
-        if context is None or self._serde is not serde:
-            context = Context(self.tenant, self.tables, Coder(serde, salt))
-            self._context, self._serde = context, serde
-        return context
+    async def arun(
+        self, serde: SerializerProtocol, database: Database, make: Callable[[Context], Job[T]]
+    ) -> T:
+        """The same from a coroutine."""
+        context = await self.acontext(serde, database)
+        try:
+            return await database.arun(make(context))
+        except EncryptionError:
+            newer = await self.acontext(serde, database, context)
+            if newer.key is context.key:
+                raise
+        return await database.arun(make(newer))
 
-    def _opening(self, serde: SerializerProtocol) -> Job[bytes]:
+    # -- opening ------------------------------------------------------------------------------
+
+    def context(
+        self, serde: SerializerProtocol, database: Database, refused: Context | None = None
+    ) -> Context:
+        """The context for a serializer.
+
+        Args:
+            serde: its cipher counts on first use only; then the tenant's key is shared by all.
+            database: opened on first use.
+            refused: one that the database refused; the tenant's key is then looked at again.
+        """
+        if self._wanted(refused):
+            with self._guard:
+                if self._wanted(refused):
+                    try:
+                        self.key = database.run(self._opening(serde))
+                    except BaseException:
+                        if self.key is None:
+                            database.release()  # nobody closes a saver that could not be opened
+                        raise
+        return self._make(serde)
+
+    async def acontext(
+        self, serde: SerializerProtocol, database: Database, refused: Context | None = None
+    ) -> Context:
+        """The same from a coroutine; two of them may open at once: the later finds the tenant."""
+        if self._wanted(refused):
+            try:
+                self.key = await database.arun(self._opening(serde))
+            except BaseException:
+                if self.key is None:
+                    await database.aclose_loop()
+                    database.release()
+                raise
+        return self._make(serde)
+
+    def _wanted(self, refused: Context | None) -> bool:
+        return self.key is None or (refused is not None and refused.key is self.key)
+
+    def _make(self, serde: SerializerProtocol) -> Context:
+        made, key = self._made, self.key
+        assert key is not None, "the database was opened"
+        if made is None or made[0] is not serde or made[1].key is not key:
+            coder = Coder(with_cipher(serde, key.cipher), key.salt)
+            made = self._made = (serde, Context(self.tenant, self.tables, coder, key))
+        return made[1]
+
+    def _opening(self, serde: SerializerProtocol) -> Job[Key]:
         return Job(lambda session: self.open(session, serde), write=True, core=True)
 
-    def open(self, session: Session, serde: SerializerProtocol) -> bytes:
+    def open(self, session: Session, serde: SerializerProtocol) -> Key:
         """Migrate, then find (or make) the salt of the tenant's hashes.
 
         Raises:
@@ -82,21 +143,24 @@ class Tenancy:
         row = session.core.execute(
             select(table.c.kind, table.c.wrapped_key).where(table.c.tenant == self.tenant)
         ).first()
-        if not isinstance(serde, EncryptedSerializer):
+        sealed = None if row is None else bytes(row[1])
+        for key in (self.key, self.next):
+            if key is not None and key.sealed == sealed:
+                return key
+        coder = Coder(serde if self.key is None else with_cipher(serde, self.key.cipher), b"")
+        if coder.cipher is None:
             if row is not None:
                 raise EncryptionError(
                     f"tenant {self.tenant!r} is encrypted",
                     got="no key",
                     remedy="Open it with the key it was written with (`encryption_key=`).",
                 )
-            return plain_salt(self.tenant)
-        coder = Coder(serde, b"")
-        if row is not None:
-            salt: bytes = coder.open(row[0], row[1])[1]
-            return salt
-        return self._new_key(session, coder)
+            return Key(None, plain_salt(self.tenant))
+        if row is not None and sealed is not None:
+            return Key(coder.cipher, coder.open(row[0], sealed)[1], (row[0], sealed))
+        return self._first_key(session, coder)
 
-    def _new_key(self, session: Session, coder: Coder) -> bytes:
+    def _first_key(self, session: Session, coder: Coder) -> Key:
         table, checkpoints = self.tables.tenants, self.tables.checkpoints
         if session.core.execute(
             select(checkpoints.c.id).where(checkpoints.c.tenant == self.tenant).limit(1)
@@ -111,4 +175,4 @@ class Tenancy:
         session.core.execute(
             table.insert().values(tenant=self.tenant, kind=kind, wrapped_key=wrapped)
         )
-        return salt
+        return Key(coder.cipher, salt, (kind, wrapped))

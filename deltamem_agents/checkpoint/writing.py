@@ -146,9 +146,9 @@ def put_at_once(session: Session, put: Put) -> RunnableConfig | None:
     blobs = rows.blob_rows(put.changed.values(), put.context.tenant)
     memories = _memory_rows(put, {}, put.changed)
     kept = put.unchanged and any(type(put.values[name]) is MemoryState for name in put.unchanged)
-    statement = at_once.put(
-        bool(put.unchanged), bool(put.changed), bool(blobs), bool(memories), bool(kept)
-    )
+    sealed = put.context.key.sealed
+    shape = (sealed is not None, put.unchanged, put.changed, blobs, memories, kept)
+    statement = at_once.put(*map(bool, shape))
     channels = [
         {"channel": name, "version": put.versions[name], **rows.reference(item)}
         for name, item in put.changed.items()
@@ -161,6 +161,7 @@ def put_at_once(session: Session, put: Put) -> RunnableConfig | None:
         "kept_channel": put.unchanged,
         "kept_version": [put.versions[name] for name in put.unchanged],
         "expected": len(put.unchanged),
+        "sealed": sealed,
     }
     return put.config if session.rows(statement, parameters) else None
 
@@ -275,11 +276,17 @@ def writes_at_once(session: Session, writes: Writes) -> bool | None:
     at_once, tables = session.statements.at_once, writes.context.tables
     if at_once is None or writes.fence is not None:
         return None
-    session.run(
-        at_once.writes(writes.again, bool(writes.blobs)),
-        {**arrays(tables.writes, writes.rows), **arrays(tables.blobs, writes.blobs)},
+    sealed = writes.context.key.sealed
+    found = session.rows(
+        at_once.writes(sealed is not None, writes.again, bool(writes.blobs)),
+        {
+            "tenant": writes.context.tenant,
+            "sealed": sealed,
+            **arrays(tables.writes, writes.rows),
+            **arrays(tables.blobs, writes.blobs),
+        },
     )
-    return True
+    return True if found else None
 
 
 def put_writes(session: Session, writes: Writes) -> bool:
