@@ -29,7 +29,10 @@ class ThreadMemory:
         graph: compiled, with a checkpointer; an agent with `DeltaMemMiddleware`, or a graph with a
             `memory_node`.
         config: names the thread, and perhaps a checkpoint (then a branch grows from there).
-        model: the `ChatDeltaMem`, where the graph does not tell it (a graph within a graph).
+        model: the `ChatDeltaMem`, where the graph does not tell it (an agent that a node calls).
+        system_prompt: the one that the thread's calls have, where the graph does not tell it.
+        tools: those of the thread's calls, where neither graph nor `model` tells them.
+        context: what the thread's runs are given as `context=`, where middleware looks at it.
         saver: the checkpointer, where the graph does not hold it itself.
         router: a `HybridRouter`, where it is not the graph's.
 
@@ -43,10 +46,14 @@ class ThreadMemory:
         config: RunnableConfig,
         *,
         model: Any | None = None,
+        system_prompt: str | None = None,
+        tools: Sequence[Any] | None = None,
+        context: Any = None,
         saver: Any | None = None,
         router: Any | None = None,
     ) -> None:
-        self._thread = Thread.of(graph, config, model=model, saver=saver, router=router)
+        reads = {"system_prompt": system_prompt, "tools": tools, "context": context}
+        self._thread = Thread.of(graph, config, model=model, saver=saver, router=router, **reads)
 
     def __repr__(self) -> str:
         return f"ThreadMemory({self._thread.place.thread!r})"
@@ -116,7 +123,9 @@ class ThreadMemory:
             undecided: a run with `durability="exit"` may hold several turns, of which only some
                 go; nothing tells in which of them an agent inside the graph was told something.
                 "raise" forgets nothing then; "forget" takes all that such agents were told and
-                said in that run.
+                said in that run. So too where the thread was read with another system prompt or
+                other tools than it would be now: "raise" forgets nothing, "forget" reads what stays
+                with those of now.
 
         A call that failed half-way, or whose process died, is made good by the same call again.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,9 @@ class Thread:
         place: thread, namespace and perhaps a checkpoint.
         config: as the caller gave it.
         model: given by the caller; None asks the graph.
+        system_prompt: the same.
+        tools: the same.
+        context: of a run, for asking the graph.
         router: given by the caller; None takes the graph's.
     """
 
@@ -38,6 +42,9 @@ class Thread:
     config: RunnableConfig
     model: Any | None = None
     router: Any | None = None
+    system_prompt: str | None = None
+    tools: Sequence[Any] | None = None
+    context: Any = None
 
     @classmethod
     def of(
@@ -48,6 +55,7 @@ class Thread:
         model: Any | None = None,
         saver: Any | None = None,
         router: Any | None = None,
+        **reads: Any,
     ) -> Thread:
         """Check what the caller gave.
 
@@ -62,7 +70,7 @@ class Thread:
                 remedy="Pass ChatDeltaMem(...), or leave it out to find the graph's.",
             )
         held = saver if saver is not None else getattr(graph, "checkpointer", None)
-        return cls(graph, place_of_thread(held, config), config, model, router)
+        return cls(graph, place_of_thread(held, config), config, model, router, **reads)
 
     @property
     def saver(self) -> BaseCheckpointSaver[Any]:
@@ -112,16 +120,36 @@ class Thread:
         return memory_in((yield from self.place.read()))
 
     def reading(self, tip: CheckpointTuple | None) -> Steps[tuple[Reader, MemorySettings]]:
-        """How the graph reads, as its next call would."""
-        values = dict(tip.checkpoint["channel_values"]) if tip else {}
-        if self.model is None:
-            reader, settings = yield from find_reader(self.graph, values, self.config)
-        else:
-            tools = tuple(bound_options(self.model).get("tools") or ())
-            reader, settings = Reader(find_model(self.model), "", tools), MemorySettings()
+        """How the graph reads, as its next call would; what the caller gave goes before."""
+        reader, settings = yield from self._found(tip)
+        given: dict[str, Any] = {}
+        if self.model is not None:
+            given["model"] = find_model(self.model)
+        if self.system_prompt is not None:
+            given["system"] = self.system_prompt
+        bound = bound_options(self.model).get("tools") if self.tools is None else self.tools
+        if bound is not None:
+            given["tools"] = tuple(bound)
         if self.router is not None:
             settings = replace(settings, router=self.router)
-        return reader, settings
+        return replace(reader, **given), settings
+
+    def _found(self, tip: CheckpointTuple | None) -> Steps[tuple[Reader, MemorySettings]]:
+        """What the graph says; it is not asked where the caller gave model and prompt."""
+        if self.model is None or self.system_prompt is None:
+            values = dict(tip.checkpoint["channel_values"]) if tip else {}
+            found = yield from find_reader(self.graph, values, self.config, self.context)
+            if found is not None:
+                return found
+        if self.model is None:
+            raise ConfigError(
+                "the graph has a node with a memory: memory_node(...), or DeltaMemMiddleware in an "
+                "agent",
+                got=sorted(self.graph.nodes),
+                remedy="Pass the model as ThreadMemory(..., model=..., system_prompt=..., "
+                "tools=...).",
+            )
+        return Reader(find_model(self.model)), MemorySettings()
 
 
 def required(memory: MemoryState | None, thread: object) -> MemoryState:

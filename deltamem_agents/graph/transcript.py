@@ -14,6 +14,7 @@ from langchain_core.messages import AnyMessage
 
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import ThreadHistoryError
+from deltamem_agents.graph.turns import is_summary
 from deltamem_agents.runtime.messages import roll
 from deltamem_agents.runtime.window import visible_digests
 
@@ -72,9 +73,22 @@ class Transcript:
         raise ThreadHistoryError(
             "the messages that a memory has read are in the thread's checkpoints",
             got=f"{memory.ledger.evicted_count + len(memory.ledger.visible)} messages read",
-            remedy="Checkpoints were pruned after messages left the state; what is left cannot be "
-            "replayed exactly. Keep more checkpoints, or begin the thread anew.",
+            remedy="Checkpoints were pruned, or never stored (durability='exit'), after messages "
+            "left the state or middleware showed other texts; what is left cannot be replayed "
+            "exactly. Keep more checkpoints, or begin the thread anew.",
         )
+
+    def told(self, messages: Sequence[AnyMessage]) -> Transcript:
+        """The transcript as if the memory had read the messages as they stand in the thread.
+
+        Those that left the thread's beginning stay in it.
+        """
+        read = [message for message in messages if not _is_unread(message)]
+        said = [Heard(*pair) for pair in zip(self.digests(read), read, strict=True)]
+        first = said[0].message.id if said else None
+        names = [heard.message.id for heard in self.heard]
+        gone = self.heard[: names.index(first)] if first in names else self.heard
+        return replace(self, heard=(*gone, *said))
 
     def _candidates(
         self, said: Sequence[Heard], visible: Sequence[str], gone: int
@@ -96,6 +110,11 @@ class Transcript:
         joined = (*known, *fresh)
         if len(joined) >= gone:
             yield joined[:gone]
+
+
+def _is_unread(message: AnyMessage) -> bool:
+    """Whether a message is in no ledger: a system prompt, or the summary of others."""
+    return message.type == "system" or is_summary(message)
 
 
 def _before(visible: Sequence[str], said: Sequence[Heard]) -> list[Heard]:

@@ -12,24 +12,20 @@ until the transaction the messages are all there, and after it the past says wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from typing import Literal
 
-from langchain_core.messages import AnyMessage
-
-from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import ConfigError, ConflictError, ThreadHistoryError
 from deltamem_agents.graph.facts import facts_of
 from deltamem_agents.graph.past import Past, load_past
-from deltamem_agents.graph.reader import Reader
 from deltamem_agents.graph.remains import channels_with, lost_in, remaining
 from deltamem_agents.graph.repeated import Repeats, newest, quoting, widen
 from deltamem_agents.graph.reports import Forgotten
+from deltamem_agents.graph.rereading import Rereading
 from deltamem_agents.graph.rewriting import finish, rewrite_past, stamp_of
-from deltamem_agents.graph.saved import id_of, memory_in, messages_in, parent_of, start_in
+from deltamem_agents.graph.saved import id_of, memory_in, messages_in
 from deltamem_agents.graph.steps import Steps
 from deltamem_agents.graph.thread import Thread
-from deltamem_agents.graph.transcript import Transcript
 from deltamem_agents.graph.turns import Predicate
 
 Undecided = Literal["raise", "forget"]
@@ -89,7 +85,7 @@ def _attempt(
     told, found = yield from widen(past, facts, values, mode)
     if past.mixed and undecided == "raise":
         _refuse_mixed(past)
-    memories = yield from _memories(past, reader)
+    memories = yield from Rereading(past, reader).memories(alike=undecided == "raise")
     apart, facts_purged = yield from facts.forget_apart(past.gone | again)
     elsewhere += apart
     lost = lost_in(past)
@@ -151,48 +147,3 @@ def _refuse_mixed(past: Past) -> None:
         remedy="Forget those turns too, or pass undecided='forget': what the agents inside were "
         "told and said in the whole run then goes.",
     )
-
-
-def _memories(past: Past, reader: Reader) -> Steps[dict[str, MemoryState | None]]:
-    """The memory of every checkpoint as if the forgotten turns had never been."""
-    scripts: dict[str | None, Transcript] = {}
-    result: dict[str, MemoryState | None] = {}
-    # By the memory that a branch begins with (`import_from` begins anew), and what was read since.
-    every: dict[MemoryState | None, dict[tuple[str, ...], MemoryState | None]] = {}
-    digests = _once(reader)
-    for one in past.own():
-        memory, first = memory_in(one), start_in(one)
-        base = first.ledger if first is not None else Ledger()
-        empty = Transcript(digests, base, without=past.gone)
-        before = scripts.get(parent_of(one)) or empty
-        script = before if before.base == base else empty
-        script = script.after(memory, messages_in(one))
-        scripts[id_of(one)] = script
-        result[id_of(one)] = memory
-        if memory is None:
-            continue
-        known = every.setdefault(first, {(): first})
-        kept = [heard for heard in script.heard if heard.message.id not in past.gone]
-        stays = tuple(heard.digest for heard in kept)
-        if len(kept) == len(script.heard):
-            known[stays] = memory
-            continue
-        if stays not in known:
-            nearest = max((name for name in known if name == stays[: len(name)]), key=len)
-            messages = [heard.message for heard in kept]
-            known[stays] = yield from reader.read(known[nearest], messages)
-        result[id_of(one)] = known[stays]
-    return result
-
-
-def _once(reader: Reader) -> Callable[[Sequence[AnyMessage]], list[str]]:
-    """Name each message once: a history stands in many checkpoints, as the same object."""
-    known: dict[int, tuple[AnyMessage, str]] = {}  # held, so that no other gets its number
-
-    def digests(messages: Sequence[AnyMessage]) -> list[str]:
-        for message in messages:
-            if id(message) not in known:
-                known[id(message)] = message, reader.digests([message])[0]
-        return [known[id(message)][1] for message in messages]
-
-    return digests
