@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, TextClause, text
 
-from deltamem_agents.checkpoint.fact_tables import FactTables, scope_word
+from deltamem_agents.checkpoint.fact_tables import FactTables, scoped
 from deltamem_agents.router.analyze import aliases, opaque, tokens
 from deltamem_agents.router.facts import Fact
 
@@ -22,9 +22,9 @@ K1, B = 1.2, 0.75
 SELF_WORD = "\u2022self"  # stands in what is about the user; no text has it
 COMMON = 400  # a word in more facts of a scope than this is not searched for by itself
 READ = 2048  # rows that a server ranks; the words of a question seldom stand in more
-# The full-text match names the scope by an opaque word, so that the index alone finds the rows
-# (a planner without statistics would walk the scope's rows instead); then the scope once more, as
-# an equality. The servers' own ranks would analyse each text again: words are counted instead.
+# The words of the full-text match carry the scope, so that the index alone finds the rows (without
+# statistics a planner would walk the scope's rows instead); the scope once more, as an equality.
+# The servers' own ranks would analyse each text again: words are counted instead.
 _SEARCH = {
     "sqlite": (
         "SELECT f.* FROM {index} w JOIN {facts} f ON f.number = w.rowid"
@@ -49,7 +49,7 @@ _SEARCH = {
 
 @cache
 def _search(kind: str, tables: FactTables, words: int) -> TextClause:
-    one = "CASE WHEN position(:w{0} in concat(f.words, ' ')) > 0 THEN 1 ELSE 0 END"
+    one = "CASE WHEN position(:w{0} in concat(' ', f.words, ' ')) > 0 THEN 1 ELSE 0 END"
     fit = " + ".join(one.format(number) for number in range(words))
     names = {"facts": tables.named("facts"), "index": tables.named("fact_words")}
     return text(_SEARCH[kind].format(**names, fit=fit, read=READ))
@@ -68,8 +68,8 @@ def words_of(fact: Fact) -> tuple[str, ...]:
 
 
 def index_text(scope_key: str, words: Iterable[str]) -> str:
-    """What the full-text index gets: the scope and the words, all opaque."""
-    return " ".join([scope_word(scope_key), *(opaque(word) for word in words)])
+    """What the full-text index gets: the words, all opaque, each with the scope in front."""
+    return " ".join(scoped(scope_key, map(opaque, words)))
 
 
 def candidates(
@@ -86,7 +86,7 @@ def candidates(
     Args:
         connection: of SQLite, PostgreSQL, MariaDB or MySQL.
         tables: of the installation.
-        scope_key: `Scope.key`; in the match as an opaque word, and once more as an equality.
+        scope_key: `Scope.key`; in front of each word of the match, and once more as an equality.
         words: as the index holds them (`opaque`).
         limit: at most that many rows.
         every: rows that hold all of the words.
@@ -96,7 +96,8 @@ def candidates(
     kind = _kind(connection)
     given = {"query": _match(kind, scope_key, words, every), "scope": scope_key, "limit": limit}
     if kind != "sqlite":
-        given |= {f"w{number}": f" {word} " for number, word in enumerate(words)}
+        held = scoped(scope_key, words)
+        given |= {f"w{number}": f" {word} " for number, word in enumerate(held)}
     return connection.execute(_search(kind, tables, len(words)), given).all()
 
 
@@ -121,12 +122,12 @@ def _kind(connection: Connection) -> str:
 
 
 def _match(kind: str, scope_key: str, words: Sequence[str], every: bool) -> str:
-    scope = scope_word(scope_key)
+    held = scoped(scope_key, words)
     if kind == "sqlite":
-        return f"{scope} AND ({(' AND ' if every else ' OR ').join(words)})"
+        return (" AND " if every else " OR ").join(held)
     if kind == "postgresql":
-        return f"{scope} & ({(' & ' if every else ' | ').join(words)})"
-    return f"+{scope} " + (" ".join(f"+{w}" for w in words) if every else f"+({' '.join(words)})")
+        return (" & " if every else " | ").join(held)
+    return " ".join(f"+{word}" for word in held) if every else " ".join(held)
 
 
 def _count(kind: str, tables: FactTables, number: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from deltamem_agents.checkpoint.fact_tables import unscoped
 from deltamem_agents.router.analyze import content, opaque
 from deltamem_agents.router.asked import names, slots_in
 from deltamem_agents.router.facts import Fact, Scope
@@ -121,7 +122,7 @@ def _matches(
     closed = closed_by(connection, shelf.tables, scope, here)
     return Matches(
         words,
-        {number: row.words.split()[1:] for number, row in held.items()},
+        {number: unscoped(scope.key, row.words) for number, row in held.items()},
         [number for number in here if number not in closed],
         lambda number: shelf.fact(held[number]),
         counted,

@@ -1,8 +1,9 @@
 """Rows that older versions of this package hashed otherwise: made anew, or still recognised.
 
-Slots once held the scope too, and where content is encrypted the key was put on another form of
-what was hashed. A slot is made anew from the fact's body. Of a forgotten message no more than the
-hash is left, and of one that was heard not its whole text: these keep theirs.
+Slots once held the scope too, and words did not; where content is encrypted the key was put on
+another form of what was hashed. Slots and words are made anew from the fact's body. Of a forgotten
+message no more than the hash is left, and of one that was heard not its whole text: these keep
+theirs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def renew(connection: Connection, shelf: Shelf) -> None:
     for row in connection.execute(select(facts).where(facts.c.tenant == tenant)).all():
         fact = shelf.fact(row)
         slot = shelf.keyed(slot_named(fact.subject, fact.attribute)) if row.slot else ""
-        words = None if shelf.encrypted else index_text(row.scope, words_of(fact))
+        hidden = shelf.encrypted or fact.kind == "mention"
+        words = None if hidden else index_text(row.scope, words_of(fact))
         fact_rows.renew(connection, shelf.tables, row, slot=slot, words=words)
 
 

@@ -16,6 +16,7 @@ from deltamem_agents.router.shelf import Shelf
 from deltamem_agents.router.transactions import read
 from deltamem_agents.router.vector import VectorIndex, fuse
 
+COUNTED = 2000  # facts of a scope; more would hardly change the weight of a word
 DEPTH = 8  # a ranking is read to k times this depth before the two are fused
 
 
@@ -77,7 +78,7 @@ def _by_keyword(
     if not sure:  # the value may have been stored by itself
         own, terms = names_self(query), content(query)
         found = matching(shelf, connection, scope, terms, k, own=own, complete=complete)
-        total = shelf.count(connection, scope) if found.active else 0
+        total = shelf.count(connection, scope, COUNTED) if found.active else 0
         known = {hit.number for hit in hits}
         hits += [hit for hit in _scored(found, total) if hit.number not in known]
     return sorted(hits, key=lambda hit: (-hit.bm25, -hit.number))

@@ -289,11 +289,10 @@ class Shelf:
             )
         return found[0]
 
-    def count(self, connection: Connection, scope: Scope | None = None) -> int:
-        """How many facts a scope holds; of all the tenant's without one."""
+    def count(self, connection: Connection, scope: Scope | None = None, most: int = 0) -> int:
+        """How many facts a scope holds (counted up to `most`), or the tenant without one."""
         column = self.tables.facts.c
         of_tenant = column.tenant == tenant_hash(self.tenant)
         where = of_tenant if scope is None else column.scope == scope.key
-        return (
-            connection.scalar(select(func.count()).select_from(self.tables.facts).where(where)) or 0
-        )
+        found = select(column.number).where(where).limit(most or None).subquery()
+        return connection.scalar(select(func.count()).select_from(found)) or 0
