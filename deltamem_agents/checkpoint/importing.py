@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ormsgpack
+from langgraph.checkpoint.serde.types import TASKS
 from sqlalchemy import Connection, MetaData, Table, inspect, select
 
 from deltamem_agents.checkpoint.rows import text
@@ -20,6 +21,7 @@ from deltamem_agents.errors import CorruptStorageError, FileFormatError, Seriali
 _PACK = ormsgpack.OPT_NON_STR_KEYS
 _KINDS = {"null", "bytes", "bytearray", "msgpack", "json"}
 _EMPTY = "empty"  # PostgresSaver's mark of a channel without a value
+_SENDS_APART = 4  # checkpoints before this version have their pending sends at the parent
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,29 @@ class Source:
         for channel, version, kind, blob in found:
             if versions.get(channel) == version and kind != _EMPTY:
                 values[channel] = _packed(kind, blob or b"")
+        if checkpoint.get("v", 1) < _SENDS_APART and row["parent_checkpoint_id"]:
+            self._add_sends(row, checkpoint, values)
         return _foreign(row, checkpoint, dict(row["metadata"] or {}), values)
+
+    def _add_sends(self, row: Any, checkpoint: dict[str, Any], values: dict[str, Packed]) -> None:
+        """What an older LangGraph sent from the parent, in the channel that holds it now."""
+        table = self.writes
+        path = [table.c.task_path] if "task_path" in table.c else []
+        sends = self.connection.execute(
+            select(table.c.type, table.c.blob)
+            .where(
+                table.c.thread_id == row["thread_id"],
+                table.c.checkpoint_ns == row["checkpoint_ns"],
+                table.c.checkpoint_id == row["parent_checkpoint_id"],
+                table.c.channel == TASKS,
+            )
+            .order_by(*path, table.c.task_id, table.c.idx)
+        ).all()
+        if sends:
+            values[TASKS] = _joined([_packed(kind, blob) for kind, blob in sends])
+            versions = dict(checkpoint.get("channel_versions") or {})
+            newest = max(versions.values()) if versions else f"{1:032}.{0:016}"
+            checkpoint["channel_versions"] = {**versions, TASKS: newest}
 
 
 def _foreign(
@@ -185,6 +209,13 @@ def pack(value: Any) -> Packed:
     return Packed("msgpack", ormsgpack.packb(value, default=_keep, option=_PACK))
 
 
+def _joined(parts: list[Packed]) -> Packed:
+    """Values as one list."""
+    if all(part.kind == "json" for part in parts):
+        return Packed("json", b"[" + b",".join(part.data for part in parts) + b"]")
+    return pack([_opened(part) for part in parts])
+
+
 class _Extension:
     """An extension type of msgpack, unopened."""
 
@@ -198,18 +229,21 @@ def _keep(value: Any) -> Any:
     raise TypeError(f"cannot pack {type(value).__name__}")
 
 
-def _unpack(packed: Packed) -> dict[str, Any]:
+def _opened(packed: Packed) -> Any:
     try:
         if packed.kind == "json":
-            value = json.loads(packed.data)
-        else:
-            value = ormsgpack.unpackb(packed.data, ext_hook=_Extension, option=_PACK)
+            return json.loads(packed.data)
+        return ormsgpack.unpackb(packed.data, ext_hook=_Extension, option=_PACK)
     except ValueError as error:
         raise CorruptStorageError(
             "a checkpoint of the source can be read",
             got=str(error),
             remedy="The source is damaged; import from a backup of it.",
         ) from error
+
+
+def _unpack(packed: Packed) -> dict[str, Any]:
+    value = _opened(packed)
     if not isinstance(value, dict):
         raise CorruptStorageError(
             "a checkpoint of the source is a mapping",

@@ -14,13 +14,13 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Send, interrupt
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.checkpoint.takeover import Imported
 from deltamem_agents.cli.app import run
 from deltamem_agents.errors import ConfigError, FileFormatError
-from tests.checkpoint.helpers import config, memory
+from tests.checkpoint.helpers import checkpoint, config, memory
 
 sqlite_saver = pytest.importorskip("langgraph.checkpoint.sqlite")
 postgres_saver = pytest.importorskip("langgraph.checkpoint.postgres")
@@ -129,6 +129,29 @@ def test_a_memory_comes_along_as_a_value(tmp_path: Path, database: Callable[...,
         with SQLAlchemySaver(tmp_path / "ours.db") as ours:
             assert ours.import_checkpoints(source) == Imported(1, 1, 0)
             assert _graph(ours).get_state(config()).values["matrix"] == memory(5)
+
+
+def test_pending_sends_of_an_older_langgraph_come_along(database: Callable[..., str]) -> None:
+    """Before version 4 of the format they were writes of the parent; its saver moves them."""
+    with (
+        _official("postgresql", Path(), database) as (theirs, source),
+        SQLAlchemySaver("sqlite://") as ours,
+    ):
+        place: Any = config()
+        for step, tasks in enumerate((["b", "a"], [], ["c"])):
+            old = checkpoint({"x": step}, {"x": f"{step}", "y": "0"})
+            old["v"] = 3
+            place = theirs.put(place, old, {"step": step}, old["channel_versions"])
+            for task in tasks:
+                sends = [("__pregel_tasks", Send(task, {"k": number})) for number in range(2)]
+                theirs.put_writes(place, sends, task)
+        ours.import_checkpoints(source)
+        for one, two in zip(theirs.list(None), ours.list(None), strict=True):
+            assert two.checkpoint["channel_values"] == one.checkpoint["channel_values"]
+            assert two.checkpoint["channel_versions"] == one.checkpoint["channel_versions"]
+        first, second, third = (entry.checkpoint["channel_values"] for entry in ours.list(None))
+        assert [send.node for send in second["__pregel_tasks"]] == ["a", "a", "b", "b"]
+        assert "__pregel_tasks" not in {**first, **third}
 
 
 def test_an_import_into_the_same_file_under_a_prefix(tmp_path: Path) -> None:
