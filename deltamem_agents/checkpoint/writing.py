@@ -260,13 +260,16 @@ def prepare_writes(
             got=address,
             remedy="Pass the config that `put` returned.",
         )
+    again = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+    if again:
+        writes = list(dict(writes).items())  # the later one replaces the earlier one
     items = [context.coder.encode(value) for _, value in writes]
     return Writes(
         context,
         address,
         rows.write_rows(address, context.tenant, task_id, task_path, writes, items),
         rows.blob_rows(items, context.tenant),
-        all(channel in WRITES_IDX_MAP for channel, _ in writes),
+        again,
         fence_of(config),
     )
 
@@ -277,16 +280,14 @@ def writes_at_once(session: Session, writes: Writes) -> bool | None:
     if at_once is None or writes.fence is not None:
         return None
     sealed = writes.context.key.sealed
-    found = session.rows(
-        at_once.writes(sealed is not None, writes.again, bool(writes.blobs)),
-        {
-            "tenant": writes.context.tenant,
-            "sealed": sealed,
-            **arrays(tables.writes, writes.rows),
-            **arrays(tables.blobs, writes.blobs),
-        },
-    )
-    return True if found else None
+    statement = at_once.writes(sealed is not None, writes.again, bool(writes.blobs))
+    parameters = {
+        "tenant": writes.context.tenant,
+        "sealed": sealed,
+        **arrays(tables.writes, writes.rows),
+        **arrays(tables.blobs, writes.blobs),
+    }
+    return True if session.rows(statement, parameters) else None
 
 
 def put_writes(session: Session, writes: Writes) -> bool:

@@ -131,3 +131,17 @@ def test_threads_that_put_the_same_checkpoint(saver: SQLAlchemySaver) -> None:
     held = values_of(saver, config())
     assert held in [{**OLD, "y": number} for number in range(4)]
     assert _rows(saver) == [1, 3, 1]
+
+
+def test_a_special_channel_twice_in_one_call_keeps_the_last(url: str) -> None:
+    with SQLAlchemySaver(url) as saver:
+        place = put(saver, config(), {"x": 1})
+        saver.put_writes(place, [("__interrupt__", "one"), ("__interrupt__", "two " * 200)], "task")
+        saver.put_writes(place, [("x", 1), ("__error__", "one"), ("__error__", "two")], "mixed")
+        found = saver.get_tuple(place)
+        assert found is not None
+        assert found.pending_writes == [
+            ("mixed", "__error__", "one"),
+            ("mixed", "x", 1),
+            ("task", "__interrupt__", "two " * 200),
+        ]
