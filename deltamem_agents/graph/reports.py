@@ -31,21 +31,23 @@ class Forgotten:
     Args:
         message_ids: all messages that are gone, whole turns, oldest first.
         memory: the memory of the newest checkpoint now; None if nothing is left to remember.
-        repeats: later messages that say a forgotten value again, also those of agents inside the
-            graph; still there.
-        channels: other channels of the newest checkpoint in which a forgotten value stands; they
-            are the graph's own and were left as they are. Those of agents inside the graph are
-            named `namespace/channel`.
+        repeats: later messages that say a forgotten value or text again, and summaries written
+            from it, also those of agents inside the graph; still there.
+        channels: other channels of the newest checkpoint in which a forgotten value stands, or of
+            any checkpoint in which the text of a forgotten message does; they are the graph's own
+            and were left as they are. Those of agents inside the graph are named
+            `namespace/channel`, a run's metadata `metadata.key`.
         inside: ids of messages of agents inside the graph that went along: what they were told and
             said while a forgotten message was being answered.
         checkpoints: how many checkpoints were rewritten.
         facts: ids of the facts that are gone.
         purged: whether the database holds the old content no more: blobs and writes are deleted,
-            and on SQLite the file's bytes are overwritten. False while another connection to the
-            SQLite file, or to that of an exact store elsewhere, still reads an older state (call
-            the saver's `purge()` later), with savers other than `SQLAlchemySaver`, whose old rows
-            this package cannot delete, and where an agent inside the graph was told something in
-            a run whose checkpoints are missing, so that nothing tells whether it was in a
+            and on SQLite the file's bytes are overwritten. False where `channels` names any, or
+            `repeats` a summary or a message that quotes a forgotten one, while another connection
+            to the SQLite file, or to that of an exact store elsewhere, still reads an older state
+            (call the saver's `purge()` later), with savers other than `SQLAlchemySaver`, whose old
+            rows this package cannot delete, and where an agent inside the graph was told something
+            in a run whose checkpoints are missing, so that nothing tells whether it was in a
             forgotten turn. With `repeats="forget"` also where `repeats` names any that nothing
             tells the turn of.
     """
