@@ -118,8 +118,8 @@ class ThreadMemory:
                 such a message goes: the user's message and all that answers it.
             values: what later messages are searched for, beside the typed values (numbers, dates,
                 names in the exact store, ...) of the forgotten turns.
-            repeats: "report" lists later messages that say a forgotten value again; "forget"
-                removes their turns too.
+            repeats: "report" lists later messages that say a forgotten value or text again, and
+                summaries written from it; "forget" removes their turns too.
             undecided: a run with `durability="exit"` may hold several turns, of which only some
                 go; nothing tells in which of them an agent inside the graph was told something.
                 "raise" forgets nothing then; "forget" takes all that such agents were told and
