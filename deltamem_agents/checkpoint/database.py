@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deltamem_agents.checkpoint import engines, failures
+from deltamem_agents.checkpoint import arguments, engines, failures
 from deltamem_agents.checkpoint.connections import Connections
 from deltamem_agents.checkpoint.session import Session
 from deltamem_agents.checkpoint.statements import Statements
@@ -54,9 +54,9 @@ class Database:
         pool_size: int,
     ) -> None:
         self._options: dict[str, Any] = {
-            "synchronous": engines.checked_level(synchronous),
-            "busy_timeout": busy_timeout,
-            "pool_size": pool_size,
+            "synchronous": arguments.checked_level(synchronous),
+            "busy_timeout": arguments.checked_timeout(busy_timeout),
+            "pool_size": arguments.checked_size(pool_size),
         }
         self.given: Engine | AsyncEngine | None = None
         if isinstance(source, Engine | AsyncEngine):

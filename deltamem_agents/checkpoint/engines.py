@@ -41,7 +41,6 @@ PAGE_BYTES = 2048
 # file grow, which takes the disk twice as long as writing into it.
 WAL_PAGES = 2000
 PURGE_SECONDS = 2.0
-_SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 _SYNC = {
     "sqlite": "sqlite",
     "postgresql": "postgresql+psycopg",
@@ -80,21 +79,6 @@ def parse(source: str | URL | Path) -> URL:
             remedy='Use one of these; "sqlite:///agent.db" needs no server.',
         )
     return url
-
-
-def checked_level(synchronous: str) -> str:
-    """SQLite's durability, in capitals.
-
-    Raises:
-        ConfigError: there is no such level.
-    """
-    if synchronous.upper() not in _SYNCHRONOUS:
-        raise ConfigError(
-            f"synchronous is one of {_SYNCHRONOUS}",
-            got=synchronous,
-            remedy="Leave it out for FULL.",
-        )
-    return synchronous.upper()
 
 
 def is_memory(url: URL) -> bool:

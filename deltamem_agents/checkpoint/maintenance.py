@@ -22,7 +22,6 @@ from deltamem_agents.checkpoint.takeover import Imported, take_over
 from deltamem_agents.checkpoint.tenancy import Tenancy, new_key
 from deltamem_agents.checkpoint.transactions import Job
 from deltamem_agents.checkpoint.upkeep import Stats, ThreadRecord
-from deltamem_agents.errors import EncryptionError
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context, Key
@@ -127,12 +126,6 @@ class Maintenance:
         inner = getattr(self.serde, "serde", self.serde)
         if key is None:
             return inner if inner is not None else strict_serializer()
-        if not isinstance(key, bytes):
-            raise EncryptionError(
-                "an AES key is bytes",
-                got=type(key).__name__,
-                remedy="Pass for example secrets.token_bytes(32).",
-            )
         return encrypted_serializer(key, inner=inner)
 
     def import_checkpoints(self, source: str | URL | Path | Engine) -> Imported:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import Connection, func, inspect, select, text, union
+from sqlalchemy.schema import CreateSchema
 
 from deltamem_agents.checkpoint import fact_schema
 from deltamem_agents.checkpoint.fact_tables import FactTables, fact_tables
@@ -29,8 +30,17 @@ Step = Callable[[Connection, Tables], None]
 
 
 def _create_checkpoint_tables(connection: Connection, tables: Tables) -> None:
+    _create_schema(connection, tables.schema)
     _refuse_foreign(connection, tables)
     tables.metadata.create_all(connection)
+
+
+def _create_schema(connection: Connection, schema: str | None) -> None:
+    # Not IF NOT EXISTS: for that, too, PostgreSQL wants the right to make one.
+    if schema is None or connection.dialect.name == "sqlite":
+        return
+    if schema not in inspect(connection).get_schema_names():
+        connection.execute(CreateSchema(schema))
 
 
 def _facts(step: Callable[[Connection, FactTables], None]) -> Step:

@@ -65,6 +65,12 @@ def listing(
         if config["configurable"].get("checkpoint_ns") is not None:
             place["namespace_key"] = address.namespace_key
     if before is not None:
+        if not isinstance(before.get("configurable"), Mapping):
+            raise ConfigError(
+                "before is a config",
+                got=before,
+                remedy="Pass the config of a checkpoint, as `list` and `put` return it.",
+            )
         bound = before["configurable"].get("checkpoint_id")
         if bound:
             place["before"] = identifier(bound, "checkpoint_id", ids.CHECKPOINT_BYTES)

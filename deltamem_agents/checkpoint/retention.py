@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -85,16 +86,16 @@ def check_rules(keep_last: int | None, max_age: timedelta | float | None) -> int
     """
     if keep_last is None and max_age is None:
         raise ConfigError("retention has a rule", got="none", remedy="Pass keep_last= or max_age=.")
-    if keep_last is not None and (not isinstance(keep_last, int) or keep_last < 1):
+    if keep_last is not None and not (type(keep_last) is int and keep_last >= 1):
         raise ConfigError(
             "keep_last is 1 or more", got=keep_last, remedy="Call delete_thread to keep none."
         )
     if max_age is None:
         return None
-    seconds = max_age.total_seconds() if isinstance(max_age, timedelta) else float(max_age)
-    if not seconds >= 0:
+    seconds = max_age.total_seconds() if isinstance(max_age, timedelta) else max_age
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise ConfigError(
-            "max_age is a time span of 0 or more",
+            "max_age is a time span, 0 or more",
             got=max_age,
             remedy="Pass a timedelta, or seconds.",
         )
@@ -112,6 +113,8 @@ def threads(context: Context) -> Operation[list[str]]:
 
 def delete_runs(run_ids: Sequence[str]) -> Make:
     """The checkpoints of these runs in all threads."""
+    if isinstance(run_ids, str):
+        raise ConfigError("run_ids is a list of ids", got=run_ids, remedy="Pass it in a list.")
 
     def operation(session: Session, context: Context) -> Removal:
         report = Removal()

@@ -24,8 +24,8 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from deltamem_agents.checkpoint import arguments, reading, tenancy
 from deltamem_agents.checkpoint import identifiers as ids
-from deltamem_agents.checkpoint import reading, tenancy
 from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.database import Database
 from deltamem_agents.checkpoint.jobs import (
@@ -56,8 +56,9 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         encryption_key: 16, 24 or 32 bytes; everything that is content is then AES-encrypted.
         allowed: types beside LangGraph's safe ones that the state may hold (classes, or tuples of
             module and name).
-        schema: PostgreSQL schema (or MySQL database) of the tables.
-        prefix: put before the name of each table.
+        schema: PostgreSQL schema (or MySQL database) of the tables; made if it is not there.
+        prefix: put before the name of each table; lower-case letters, digits, underscores, as the
+            schema.
         synchronous: SQLite's durability: "FULL" (default) survives a power cut, "NORMAL" may lose
             the last checkpoints of one, and is faster.
         busy_timeout: seconds that SQLite waits for another process's transaction.
@@ -65,6 +66,8 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
 
     Raises:
         ConfigError: an argument breaks its rule, or the database's driver is not installed.
+        EncryptionError: the key is none.
+        IdentifierError: the tenant's name is none.
     """
 
     def __init__(
@@ -90,7 +93,8 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         if encryption_key is not None:
             serde = encrypted_serializer(encryption_key, allowed)
         super().__init__(serde=serde or strict_serializer(allowed))
-        self.tenant = ids.identifier(tenant, "tenant", ids.TENANT_BYTES)
+        self.tenant = arguments.checked_tenant(tenant)
+        arguments.check_names(schema, prefix)
         self._tables = Tables(schema, prefix)
         self._database = Database(
             source,

@@ -60,8 +60,14 @@ def encrypted_serializer(
         inner: what packs the values; the strict serializer without it.
 
     Raises:
-        EncryptionError: the key has another length.
+        EncryptionError: the key is no bytes, or has another length.
     """
+    if not isinstance(key, bytes):
+        raise EncryptionError(
+            "an AES key is bytes",
+            got=type(key).__name__,
+            remedy="Pass for example secrets.token_bytes(32).",
+        )
     if len(key) not in (16, 24, 32):
         raise EncryptionError(
             "an AES key has 16, 24 or 32 bytes",

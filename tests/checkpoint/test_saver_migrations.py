@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,8 +243,6 @@ def test_prefixes_are_stores_of_their_own(url: str) -> None:
 def test_a_schema_of_its_own(database: Callable[..., str]) -> None:
     url = database("postgresql", fresh=True)
     engine = create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(text("CREATE SCHEMA memory"))
     with SQLAlchemySaver(url, schema="memory") as saver:
         place = put(saver, config(), {"x": "in a schema " * 40})
         saver.put_writes(place, [("x", 1)], "task")
@@ -256,6 +255,26 @@ def test_a_schema_of_its_own(database: Callable[..., str]) -> None:
     assert "checkpoints" in held.get_table_names(schema="memory")
     assert held.get_table_names(schema="public") == []
     engine.dispose()
+
+
+def test_a_schema_that_is_there_needs_no_right_to_make_one(database: Callable[..., str]) -> None:
+    url = database("postgresql", fresh=True)
+    engine = create_engine(url)
+    role = "dm_" + uuid.uuid4().hex[:8]
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+        connection.execute(text(f"CREATE SCHEMA memory AUTHORIZATION {role}"))
+    try:
+        own = engine.url.set(username=role)
+        with SQLAlchemySaver(own, schema="memory") as saver:
+            assert values_of(saver, put(saver, config(), {"x": 1})) == {"x": 1}
+        with pytest.raises(StorageError, match="permission denied"):
+            SQLAlchemySaver(own, schema="other").setup()
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {role} CASCADE"))
+            connection.execute(text(f"DROP ROLE {role}"))
+        engine.dispose()
 
 
 def test_a_lost_record_of_the_steps_is_no_reason_to_overwrite(tmp_path: Any) -> None:
