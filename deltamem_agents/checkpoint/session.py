@@ -9,6 +9,10 @@ from sqlalchemy import Connection
 
 from deltamem_agents.checkpoint.failures import DUPLICATE, error_code
 from deltamem_agents.checkpoint.statements import Parameters, Statement, Statements
+from deltamem_agents.errors import StorageError
+
+LARGE = 500_000  # bytes from which MySQL's limit is asked for
+_ESCAPED = b"\0\n\r\x1a\"'\\"  # two bytes each in MySQL's text
 
 
 class Session:
@@ -54,7 +58,10 @@ class Session:
 
     def run(self, statement: Statement, parameters: Parameters) -> int:
         """One change; how many rows it touched."""
-        self._cursor.execute(statement.sql, statement.bind(parameters))
+        bound = statement.bind(parameters)
+        if self.statements.family == "mysql":
+            self._refuse_larger(bound)
+        self._cursor.execute(statement.sql, bound)
         count: int = self._cursor.rowcount
         return count
 
@@ -63,7 +70,33 @@ class Session:
         if len(parameters) == 1:
             self.run(statement, parameters[0])
         elif parameters:
-            self._cursor.executemany(statement.sql, [statement.bind(entry) for entry in parameters])
+            bound = [statement.bind(entry) for entry in parameters]
+            if self.statements.family == "mysql":
+                for entry in bound:
+                    self._refuse_larger(entry)
+            self._cursor.executemany(statement.sql, bound)
+
+    def _refuse_larger(self, bound: Sequence[Any]) -> None:
+        """Of what is more than a packet MySQL's server would only end the connection.
+
+        Raises:
+            StorageError: the values of one row are larger than it takes.
+        """
+        values = [value for value in bound if isinstance(value, bytes | str)]
+        size = sum(map(len, values))
+        if size < LARGE:
+            return
+        data = [value.encode() if isinstance(value, str) else value for value in values]
+        size = sum(len(part) + sum(map(part.count, _ESCAPED)) for part in data)
+        self._cursor.execute("SELECT @@max_allowed_packet")
+        most = int(self._cursor.fetchone()[0])
+        if size + LARGE > most:
+            raise StorageError(
+                "a value fits into one packet of the server (max_allowed_packet)",
+                got=f"{size} bytes as sent, of {most}",
+                remedy="Raise the server's max_allowed_packet and open the saver anew, or keep the "
+                "value elsewhere; nothing was stored.",
+            )
 
     def _numbered(self, statement: Statement, parameters: Parameters) -> int | None:
         self._cursor.execute(statement.sql, statement.bind(parameters))
