@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from deltamem_agents.runtime.engine import Engine
 
 if TYPE_CHECKING:
-    from deltamem_agents.chat.model import ChatDeltaMem
+    from deltamem_agents.chat.parameters import ChatParameters
 
 _ARGUMENTS = (
     "model", "adapter", "device", "dtype", "attn_implementation", "device_map", "quantization",
@@ -21,7 +21,7 @@ _built_in: dict[str, Engine] = {}  # small, so the latest one stays loaded
 _lock = threading.Lock()
 
 
-def shared_engine(chat: ChatDeltaMem) -> Engine:
+def shared_engine(chat: ChatParameters) -> Engine:
     """Load the engine of a chat model, or share that of one made with the same arguments."""
     from deltamem_agents.runtime.loading import load_engine
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.base import LangSmithParams
-from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -18,83 +16,28 @@ from langchain_core.tools import BaseTool
 from pydantic import PrivateAttr
 
 from deltamem_agents.chat.calls import Call, prepare
-from deltamem_agents.chat.engines import shared_engine
 from deltamem_agents.chat.errors import as_langchain
+from deltamem_agents.chat.loaded import LoadedChat
 from deltamem_agents.chat.messages import to_chunk, to_dicts, to_last_chunk, to_message
-from deltamem_agents.chat.parameters import ChatParameters
 from deltamem_agents.chat.structured import structured
 from deltamem_agents.chat.tools import tool_schemas
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import StateError
 from deltamem_agents.runtime.answer import Final
-from deltamem_agents.runtime.engine import Engine
 from deltamem_agents.runtime.slot import MemorySlot
 
 if TYPE_CHECKING:
     from deltamem_agents.chat.conversation import ChatSession
 
 
-class ChatDeltaMem(ChatParameters):
+class ChatDeltaMem(LoadedChat):
     """A local causal LM with a δ-mem, as a LangChain chat model.
 
     Without a memory bound to it (`with_memory`, or DeltaMemMiddleware in a graph), each call starts
     from an empty one and forgets it afterwards.
     """
 
-    _engine: Engine | None = PrivateAttr(default=None)
     _slot: MemorySlot | None = PrivateAttr(default=None)
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
-        _ = self.engine  # typed errors of loading come from here, not wrapped by pydantic
-
-    @property
-    def engine(self) -> Engine:
-        """The loaded model; shared by models made with the same arguments."""
-        if self._engine is None:
-            self._engine = shared_engine(self)
-        return self._engine
-
-    @property
-    def _llm_type(self) -> str:
-        return "deltamem"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.engine.name, "fingerprint": self.engine.fingerprint}
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        name = kwargs.get("model") or self.engine.name
-        params = LangSmithParams(
-            ls_provider="deltamem",
-            ls_model_name=str(name),
-            ls_model_type="chat",
-            ls_temperature=kwargs.get("temperature", self.temperature),
-        )
-        if most := kwargs.get("max_tokens", self.max_tokens):
-            params["ls_max_tokens"] = most
-        if stops := stop or self.stop:
-            params["ls_stop"] = [stops] if isinstance(stops, str) else list(stops)
-        return params
-
-    def _resolve_model_profile(self) -> ModelProfile | None:
-        engine = self.engine
-        return ModelProfile(
-            name=engine.name,
-            open_weights=True,
-            max_input_tokens=engine.context_window,
-            max_output_tokens=engine.max_positions - engine.context_window,
-            text_inputs=True,
-            text_outputs=True,
-            image_inputs=False,
-            audio_inputs=False,
-            video_inputs=False,
-            tool_calling=True,
-            tool_choice=True,
-            tool_call_streaming=True,
-            structured_output=True,
-            reasoning_output=engine.template.reasons,
-        )
 
     # Memory
 
