@@ -26,8 +26,8 @@ class Constraint(Protocol):
     def allowed(self, left: int) -> Tensor | None:
         """Bool[V], or None where every token may come; `left` is how many still may."""
 
-    def accept(self, token: int) -> None:
-        """Go on by a token."""
+    def accept(self, token: int, *, thinking: bool) -> None:
+        """Go on by a token; `thinking` tells whether a thought was going on before it."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Answer:
                 self.finish = "stop"
                 return
             if constraint:
-                constraint.accept(token)
+                constraint.accept(token, thinking=self._parser.in_reasoning)
             self._show(self._text.push(token))
             if self._stops.found:
                 self.finish = "stop"

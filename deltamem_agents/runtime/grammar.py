@@ -10,16 +10,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deltamem_agents.errors import MessageError
+from deltamem_agents.runtime.matching import AfterOpening, Banned, Matcher, Thought
 from deltamem_agents.runtime.schemas import property_names, strict
 
 _OPEN, _CLOSE, _THINK, _THOUGHT = "<tool_call>", "</tool_call>", "<think>", "</think>"
 _KEPT = 64  # compiled grammars
-_AFTER_THOUGHT = 8  # tokens for the end of a character, the closing mark and line breaks
 
 
 @dataclass(frozen=True)
@@ -76,17 +75,17 @@ class Grammars:
         opening, reserve = self._id(_OPEN), self._reserve(rules)
         if rules.calls == "never":
             if rules.schema is None:
-                return None if opening is None else lambda: _Banned(opening, len(self._tokenizer))
+                return None if opening is None else lambda: Banned(opening, len(self._tokenizer))
         elif rules.calls == "free" and rules.schema is None:
             if not rules.tools or opening is None or self._id(_CLOSE) is None:
                 return None
             later = self._compile(self._lark(rules, text=True))
-            return lambda: _AfterOpening(self._matcher(later, reserve), opening, rules.parallel)
+            return lambda: AfterOpening(self._matcher(later, reserve), opening)
         grammar = self._compile(self._lark(rules, text=False))
-        thought = _Thought(self._id(_THINK), self._id(_THOUGHT), rules.thought == "open")
+        thought = Thought(self._id(_THINK), self._id(_THOUGHT), rules.thought == "open")
         return lambda: self._matcher(grammar, reserve, replace(thought))
 
-    def _matcher(self, grammar: Any, reserve: int, thought: _Thought | None = None) -> Matcher:
+    def _matcher(self, grammar: Any, reserve: int, thought: Thought | None = None) -> Matcher:
         inner = grammar.deep_copy()
         return Matcher(inner, self._wrapped.vocab_size, reserve, self._closers, thought)
 
@@ -170,103 +169,3 @@ class Grammars:
     def _id(self, text: str) -> int | None:
         ids: Sequence[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids[0] if len(ids) == 1 else None
-
-
-@dataclass
-class _Thought:
-    """Whether a reply is within a thought; the marks are None where they are not one token."""
-
-    opening: int | None
-    closing: int | None
-    inside: bool
-
-    def accept(self, token: int) -> None:
-        """Go on by a token."""
-        if token in (self.opening, self.closing):
-            self.inside = token == self.opening
-
-
-class Matcher:
-    """Follows one reply through a grammar.
-
-    Args:
-        matcher: llguidance's.
-        vocabulary: number of tokens.
-        reserve: with fewer tokens than this left, what was begun is brought to an end.
-        closers: Bool[V] masks of the tokens that do so, the best first.
-        thought: the thought before it, if there may be one; it is brought to an end first.
-    """
-
-    def __init__(
-        self,
-        matcher: Any,
-        vocabulary: int,
-        reserve: int = 0,
-        closers: Sequence[Tensor] = (),
-        thought: _Thought | None = None,
-    ) -> None:
-        self._matcher, self._vocabulary = matcher, vocabulary
-        self._reserve, self._closers = reserve, closers
-        self._thought = thought or _Thought(None, None, False)
-        self._bits = np.zeros((1, (vocabulary + 31) // 32), np.int32)
-
-    def allowed(self, left: int) -> Tensor | None:
-        """Bool[V]: which tokens may come next, with this many tokens left."""
-        from llguidance.numpy import fill_next_token_bitmask
-
-        fill_next_token_bitmask(self._matcher, self._bits, 0)
-        if self._matcher.is_error():
-            raise MessageError(
-                "a grammar can be followed",
-                got=self._matcher.get_error().splitlines()[0],
-                remedy="Simplify the schema.",
-            )
-        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")
-        allowed = torch.from_numpy(bits[: self._vocabulary].astype(np.bool_))
-        if self._thought.inside:
-            mark = self._thought.closing  # not allowed between the bytes of a character
-            if left <= self._reserve + _AFTER_THOUGHT and mark is not None and bool(allowed[mark]):
-                allowed = torch.zeros_like(allowed)
-                allowed[mark] = True
-        elif left <= self._reserve:
-            for mask in self._closers:
-                size = min(len(mask), len(allowed))
-                if bool((closing := allowed[:size] & mask[:size]).any()):
-                    return closing
-        return allowed
-
-    def accept(self, token: int) -> None:
-        """Go on by a token that was allowed."""
-        self._matcher.consume_token(token)
-        self._thought.accept(token)
-
-
-class _AfterOpening(Matcher):
-    """Everything is allowed until a call is opened; from there on, calls."""
-
-    def __init__(self, inner: Matcher, opening: int, parallel: bool) -> None:
-        self._inner, self._opening, self._parallel = inner, opening, parallel
-        self._inside = False
-
-    def allowed(self, left: int) -> Tensor | None:
-        return self._inner.allowed(left) if self._inside else None
-
-    def accept(self, token: int) -> None:
-        if self._inside:
-            self._inner.accept(token)
-        elif token == self._opening:
-            self._inside = True
-
-
-class _Banned(Matcher):
-    """Everything but one token is allowed."""
-
-    def __init__(self, token: int, vocabulary: int) -> None:
-        self._mask = torch.ones(vocabulary, dtype=torch.bool)
-        self._mask[token] = False
-
-    def allowed(self, left: int) -> Tensor | None:
-        return self._mask
-
-    def accept(self, token: int) -> None:
-        return None
