@@ -16,7 +16,6 @@ ABSENT = (
     "Nothing that was told earlier answers this. If it asks for something that you would have to be"
     " told, say that you were not told it; do not make up a value."
 )
-
 NAME = 80  # characters of a subject or an attribute that are shown: both may be a model's words
 VALUE = 500  # characters of a value
 
@@ -83,8 +82,6 @@ def as_data(decision: Decision) -> str:
     Each fact is one line; line breaks, quotation marks and a chat template's tokens inside are
     escaped, so that a stored text cannot look like the end of the list or like a message.
     """
-    if decision.route == "abstain":
-        return ABSENT
     if decision.route not in ("both", "exact") or not decision.facts:
         return ""
     shown = [hit.fact for hit in decision.facts] + list(decision.conflicts)

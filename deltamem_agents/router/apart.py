@@ -6,7 +6,9 @@ names whose and what, that is no answer, however many words they share.
 
 from __future__ import annotations
 
-from deltamem_agents.router.analyze import aliases, content, names_self, tokens
+import re
+
+from deltamem_agents.router.analyze import aliases, content, tokens
 from deltamem_agents.router.asked import LIGHT, names
 from deltamem_agents.router.facts import Fact
 from deltamem_agents.router.features import kind_fits, slots_asked
@@ -33,12 +35,21 @@ def _near(slot: Slot, fact: Fact, query: str) -> bool:
             theirs = whose - {"user"} <= said
             return theirs and (what <= said or kind_fits(fact, query) > 0.0)
         unlabelled = fact.attribute == fact.kind and kind_fits(fact, query) > 0.0
-        return names_self(fact.quote) and (what <= said or unlabelled)
+        return _of_speaker(fact.quote, what) and (what <= said or unlabelled)
     if not whose <= set(tokens(fact.subject)):  # "Somehow Kofi" may be Kofi
         return False
     if set(tokens(slot.attribute)) <= set(tokens(fact.attribute)):  # its name was read too far
         return True
     return what == _telling(fact.attribute) or bool({*aliases(fact.attribute)} & {*content(query)})
+
+
+def _of_speaker(quote: str, what: set[str]) -> bool:
+    """Whether a sentence may tell of the speaker's own: "I wear ...", not "my boss wears ..."."""
+    own = [slot for slot in slots_asked(quote) if slot.subject == "I"]
+    return _SPEAKER.search(quote) is not None or any(what & {*tokens(s.attribute)} for s in own)
+
+
+_SPEAKER = re.compile(r"\b(?:I|me|mine|myself|we|us|ours)\b", re.IGNORECASE)
 
 
 def _telling(attribute: str) -> set[str]:

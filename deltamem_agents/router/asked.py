@@ -104,8 +104,10 @@ def occurrences(tokens: Sequence[Token], subject: str, attribute: str) -> Iterat
         named = full[:-1] if short else full
         for at in range(len(words)):
             front = (*held, *named)
+            end = at + len(front)
             if _runs(words, at, front) and _bound(tokens, places[at], own):
-                end = at + len(front)
+                if _owned(tokens, places[end - 1]):
+                    continue  # "my manager's ...": not the manager is asked for
                 marked = not held or _owned(tokens, places[at + len(held) - 1])
                 yield _occurrence(tokens, places, at, end, short, "" if marked else "unmarked")
             back = _back(words, at + len(named), held, own) if held else 0

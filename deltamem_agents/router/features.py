@@ -43,7 +43,7 @@ _WHERE = re.compile(r"\bwhere\b", re.IGNORECASE)
 _PLACES = frozenset(("home city", "region", "address", "location"))
 _ASKED_WAY = (
     # "When I told you my port, what did I say?" asks for no date.
-    (re.compile(r"\bwhen\b(?!.*\b(?:what|which|who)\b)", re.I), ("date", "time")),
+    (re.compile(r"^(?!.*\b(?:what|which|who)\b).*\bwhen\b", re.I | re.S), ("date", "time")),
     (re.compile(r"\b(?:what|which) (?:date|day)\b", re.I), ("date",)),
     (re.compile(r"\b(?:what|which) time\b", re.I), ("time",)),
     (re.compile(r"\bhow (?:much|many)\b", re.I), ("amount", "number")),

@@ -134,7 +134,7 @@ def _unled(slot: Slot) -> tuple[tuple[str, str], ...]:
 
 
 def _of_sentence(text: str, start: int, end: int, typed: Sequence[Typed]) -> list[Statement]:
-    named = list(_named(text, start, end, typed))
+    named = list(_named(text, _begin(text, start, end), end, typed))
     stated: list[Statement] = []
     for left, right in _clauses(text, start, end, {at for at, one in named if not one.mention}):
         found = _read(text, left, right, STATED)
@@ -255,15 +255,21 @@ def _clauses(text: str, start: int, end: int, named: Collection[int]) -> Iterato
 def _read(
     text: str, start: int, end: int, readers: Sequence[Callable[[str], Found | None]]
 ) -> Statement | None:
-    while (lead := LEAD.match(text, start, end)) is not None:
-        start = lead.end()
-        if (that := _THAT.match(text, start, end)) is not None:
-            start = that.end()
+    start = _begin(text, start, end)
     clause = _THANKS.sub("", text[start:end].rstrip(" .!?;,"))
     if not clause or _NOT_TOLD.match(clause):
         return None
     found = next((f for reader in readers if (f := reader(clause)) is not None), None)
     return None if found is None else _placed(found, clause, start)
+
+
+def _begin(text: str, start: int, end: int) -> int:
+    """Where a sentence begins behind what changes nothing: "It is different now: ..."."""
+    while (lead := LEAD.match(text, start, end)) is not None:
+        start = lead.end()
+        if (that := _THAT.match(text, start, end)) is not None:
+            start = that.end()
+    return start
 
 
 _THANKS = re.compile(r"[\s,]+(?:please|thanks|thank you|okay|ok|alright)$", re.IGNORECASE)

@@ -208,7 +208,7 @@ def offers(tokens: Sequence[Token], slot: Slot, taken: set[int]) -> list[tuple[V
     """All spans near the slot that could be its value, and None, each with its features."""
     typed = sum(bool(token.typed) for token in tokens)
     typed -= sum(bool(token.typed) for token in tokens[slot.start : slot.end])
-    free = [token.open and at not in taken for at, token in enumerate(tokens)]
+    free = [_holds(token) and at not in taken for at, token in enumerate(tokens)]
     found: list[tuple[Value, Features]] = [(None, _without(tokens, slot))]
     for start in range(max(slot.start - NEAR, 0), min(slot.end + NEAR, len(tokens))):
         if not (free[start] or _capital(tokens, start, taken)):
@@ -219,6 +219,11 @@ def offers(tokens: Sequence[Token], slot: Slot, taken: set[int]) -> list[tuple[V
             if free[end - 1]:
                 found.append(((start, end), _features(tokens, slot, start, end, typed)))
     return found
+
+
+def _holds(token: Token) -> bool:
+    """A word that a value may begin and end with; "Friday" is one, though no part of a name."""
+    return token.open or word_class(token.low) == "day"
 
 
 def _capital(tokens: Sequence[Token], at: int, taken: set[int]) -> bool:

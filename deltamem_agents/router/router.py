@@ -12,7 +12,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.vectorstores import VectorStore
 
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.router.answer import Answer, answer, as_data, unverified
+from deltamem_agents.router.answer import ABSENT, Answer, answer, as_data, unverified
 from deltamem_agents.router.apart import apart
 from deltamem_agents.router.documents import RetrieverStore
 from deltamem_agents.router.facts import Scope
@@ -39,15 +39,24 @@ class HybridRouter(Runnable[Question, Decision]):
             `RetrieverStore` of the user's own.
         k: how many facts at most go to the model.
         classifier: weighs the features of a question; the shipped one if None.
+        says_absent: tell the model where nothing is stored that answers. The store does not read
+            every sentence, so the memory may know more: off, the model is asked as it is.
     """
 
-    def __init__(self, store: Source, *, k: int = 5, classifier: Classifier | None = None) -> None:
+    def __init__(
+        self,
+        store: Source,
+        *,
+        k: int = 5,
+        classifier: Classifier | None = None,
+        says_absent: bool = False,
+    ) -> None:
         if k < 1:
             raise ConfigError("k is at least 1", got=k, remedy="Pass 1 or more.")
         if isinstance(store, BaseRetriever | VectorStore):
             store = RetrieverStore(store)
         self.store: FactStore | RetrieverStore = store
-        self.k, self.classifier = k, classifier
+        self.k, self.classifier, self.says_absent = k, classifier, says_absent
 
     def probe(self, query: str, scope: Scope) -> Decision:
         """Looks up a question and decides its route. Never raises: a failure means "neural".
@@ -87,6 +96,8 @@ class HybridRouter(Runnable[Question, Decision]):
 
     def as_data(self, decision: Decision) -> str:
         """What the model gets to see beside the question; "" for nothing."""
+        if decision.route == "abstain" and self.says_absent:
+            return ABSENT
         return as_data(decision)
 
     def verify(self, reply: str, decision: Decision) -> dict[str, Any]:

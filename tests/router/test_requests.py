@@ -101,7 +101,32 @@ def test_a_sentence_that_nothing_states_tells_nothing(store: FactStore) -> None:
     assert HybridRouter(store).probe("My gate is C9.", scope).route == "neural"
 
 
-def test_when_inside_a_question_asks_for_no_date(store: FactStore) -> None:
+@pytest.mark.parametrize(
+    "asked", ["When I told you my gate, what did I say?", "What do I say when asked for my gate?"]
+)
+def test_when_inside_a_question_asks_for_no_date(store: FactStore, asked: str) -> None:
     scope = tell(store, "my gate is B7")
-    asked = "When I told you my gate, what did I say?"
     assert HybridRouter(store).probe(asked, scope).value == "B7"
+
+
+def test_what_is_absent_is_said_to_the_model_only_on_wish(store: FactStore) -> None:
+    scope = tell(store, "my gate is B7")
+    quiet, loud = HybridRouter(store), HybridRouter(store, says_absent=True)
+    decision = quiet.probe("What is my port?", scope)
+    assert decision.route == "abstain"
+    assert quiet.as_data(decision) == ""
+    assert "do not make up a value" in loud.as_data(decision)
+
+
+def test_the_owner_of_what_is_asked_for_is_not_asked_for(store: FactStore) -> None:
+    scope = tell(store, "My manager is 29049.", "My boss wears the badge MY-6749.")
+    router = HybridRouter(store)
+    assert router.probe("What is my manager's favourite band?", scope).value is None
+    assert router.probe("What is my badge number?", scope).value is None
+
+
+def test_what_leads_into_a_sentence_is_no_value(store: FactStore) -> None:
+    said = "It is different now: the login service's release day is Friday."
+    scope = tell(store, "The login service's release day is Monday.", said)
+    asked = "What is the login service's release day?"
+    assert HybridRouter(store).probe(asked, scope).value == "Friday"

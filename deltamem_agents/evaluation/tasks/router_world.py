@@ -1,9 +1,9 @@
 """A seeded world for the router: threads that tell typed and plain facts, and questions on them.
 
-Phrasings are split by list: "dev" for building and fitting, "test" for measuring; "test" also asks
-for attributes that "dev" never has. "dev" falls into four folds ("0", "123"), so that a fit can be
-tried on phrasings that it has not seen. Values are made up on the spot, so no value of one seed is
-one of another.
+Phrasings are split by list: "dev" for building and fitting, "spare" for mending without a fit,
+"test" for measuring; "test" also asks for attributes that "dev" never has. "dev" falls into four
+folds ("0", "123"), so that a fit can be tried on phrasings that it has not seen. Values are made up
+on the spot, so no value of one seed is one of another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 Kind = Literal["exact", "revised", "mixed", "diffuse", "absent", "foreign"]
-Split = str  # "dev", "test", or folds of "dev": "0", "123"
+Split = str  # "dev", "spare", "test", or folds of "dev": "0", "123"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def phrases() -> dict[str, Any]:
 def lists(name: str, split: Split) -> list[Any]:
     """The phrasings of one kind in one split."""
     both = phrases()[name]
-    if split in ("dev", "test"):
+    if split in ("dev", "spare", "test"):
         return list(both.get(split, ()))
     return [one for one in both["dev"] if str(zlib.crc32(str(one).encode()) % 4) in split]
 
