@@ -13,6 +13,7 @@ import dataclasses
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from langgraph.checkpoint.serde.types import SendProtocol
@@ -21,6 +22,7 @@ from langgraph.store.base import Item
 from deltamem_agents.errors import SerializationError
 
 DEPTH = 100
+_NOT_PACKED = ("__dict__", "__weakref__", "__pydantic_fields_set__", "__pydantic_private__")
 _MARK = "\ue0ffsurrogates:"
 
 
@@ -126,11 +128,19 @@ def _walk_object(value: Any, change: Callable[[str], str], depth: int) -> Any:
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     """By name, from `__dict__` and from the slots of every class."""
     yield from getattr(value, "__dict__", {}).items()
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                yield name, getattr(value, name)
+    kind: Any = type(value)
+    for name in _slots(kind):
+        if (held := getattr(value, name, None)) is not None:
+            yield name, held
+
+
+@lru_cache(maxsize=1024)
+def _slots(kind: type) -> tuple[str, ...]:
+    found: list[str] = []
+    for one in kind.__mro__:
+        slots = one.__dict__.get("__slots__", ())
+        found += (slots,) if isinstance(slots, str) else slots
+    return tuple(name for name in found if name not in _NOT_PACKED)
 
 
 def _refuse_broken(value: Any, change: Callable[[str], str]) -> None:
