@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.tuners.tuners_utils import delete_adapter as delete_everywhere
@@ -167,9 +168,11 @@ def _forget(model: Any, adapter_name: str) -> None:
     """Take an adapter off whose values could not be loaded, as if PEFT had not put it in."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     take_off(model, adapter_name)
+    if isinstance(bare, PeftModel):  # wrapped twice, PEFT holds one table for both
+        return
     model.peft_config.pop(adapter_name, None)
-    if not model.peft_config and hasattr(bare, "peft_config"):
-        del bare.peft_config
+    if not model.peft_config:
+        bare.__dict__.pop("peft_config", None)
 
 
 def register() -> None:

@@ -545,3 +545,17 @@ def test_trainer_with_gradient_checkpointing(peft_model, tmp_path, options):
         activation_checkpointing=True, activation_checkpointing_kwargs=options,
     )  # fmt: skip
     assert saving == pytest.approx(plain, abs=1e-3)
+
+
+def test_a_failed_load_over_lora_leaves_lora(peft_model, load, ids, tmp_path):
+    peft_model().save_pretrained(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    save_file(damaged(load_file(weights), "NaN"), weights)
+    lora = get_peft_model(load(), LoraConfig(**LORA)).eval()
+    expected = logits(lora, ids)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT, of two wrappers
+        with pytest.raises(FileFormatError, match=r"finite|parameter"):
+            PeftModel.from_pretrained(lora, tmp_path)
+    assert not any(isinstance(m, DeltaMemLayer) for m in lora.modules())
+    assert torch.equal(logits(lora, ids), expected)
