@@ -40,7 +40,8 @@ def _near(slot: Slot, fact: Fact, query: str) -> bool:
         return False
     if set(tokens(slot.attribute)) <= set(tokens(fact.attribute)):  # its name was read too far
         return True
-    return what == _telling(fact.attribute) or bool({*aliases(fact.attribute)} & {*content(query)})
+    told = _telling(fact.attribute)  # "locker code" may be what "locker combination" means
+    return told <= what or bool({*aliases(fact.attribute)} & {*content(query)})
 
 
 def _of_speaker(quote: str, what: set[str]) -> bool:

@@ -106,8 +106,8 @@ def occurrences(tokens: Sequence[Token], subject: str, attribute: str) -> Iterat
             front = (*held, *named)
             end = at + len(front)
             if _runs(words, at, front) and _bound(tokens, places[at], own):
-                if _owned(tokens, places[end - 1]):
-                    continue  # "my manager's ...": not the manager is asked for
+                if _goes_on(tokens, places[end - 1] + 1, short):
+                    continue
                 marked = not held or _owned(tokens, places[at + len(held) - 1])
                 yield _occurrence(tokens, places, at, end, short, "" if marked else "unmarked")
             back = _back(words, at + len(named), held, own) if held else 0
@@ -133,6 +133,12 @@ def _back(words: Sequence[str], at: int, held: Sequence[str], own: bool) -> int:
 
 def _owned(tokens: Sequence[Token], at: int) -> bool:
     return at + 1 < len(tokens) and tokens[at + 1].owns
+
+
+def _goes_on(tokens: Sequence[Token], at: int, short: bool) -> bool:
+    """Whether something else is asked for: "my manager's band"; short: "my locker combination"."""
+    after = tokens[at] if at < len(tokens) else None
+    return after is not None and (after.owns or (short and after.open))
 
 
 def _bound(tokens: Sequence[Token], at: int, own: bool) -> bool:

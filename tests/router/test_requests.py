@@ -123,6 +123,9 @@ def test_the_owner_of_what_is_asked_for_is_not_asked_for(store: FactStore) -> No
     router = HybridRouter(store)
     assert router.probe("What is my manager's favourite band?", scope).value is None
     assert router.probe("What is my badge number?", scope).value is None
+    store.record("My locker code is 4471.", scope)
+    assert router.probe("What is my locker combination number?", scope).value is None
+    assert router.probe("What is my locker?", scope).value == "4471"
 
 
 def test_what_leads_into_a_sentence_is_no_value(store: FactStore) -> None:
