@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from os import PathLike
 from pathlib import Path
@@ -17,14 +18,19 @@ from langchain_core.messages import (
     messages_from_dict,
     messages_to_dict,
 )
+from langchain_core.prompt_values import PromptValue
 
 from deltamem_agents.chat.messages import to_dict
 from deltamem_agents.core.state import MemoryState
-from deltamem_agents.errors import FileFormatError, ModelNotFoundError
+from deltamem_agents.errors import FileFormatError, ModelNotFoundError, SerializationError
 from deltamem_agents.runtime.slot import MemorySlot
 
 if TYPE_CHECKING:
+    from deltamem_agents.chat.binding import ChatBinding
     from deltamem_agents.chat.model import ChatDeltaMem
+
+
+_MEMORY, _MESSAGES = "memory.safetensors", "messages.json"
 
 
 class ChatSession:
@@ -33,11 +39,11 @@ class ChatSession:
     A turn that fails, or whose stream is not read to its end, changes nothing.
 
     Args:
-        model: the chat model.
+        model: the chat model, also with tools bound to it.
         memory: what it remembers at the beginning; None for nothing.
     """
 
-    def __init__(self, model: ChatDeltaMem, memory: MemoryState | None = None) -> None:
+    def __init__(self, model: ChatDeltaMem | ChatBinding, memory: MemoryState | None = None) -> None:
         self.model = model
         self.memory = memory
         self.messages: list[BaseMessage] = []
@@ -46,7 +52,7 @@ class ChatSession:
         """Say something and wait for the reply.
 
         Args:
-            input: a string, a message or a list of messages.
+            input: a string, a message, a list of messages or a prompt's value.
             **kwargs: as for the model's `invoke`; `tools` may be among them.
         """
         slot, said = MemorySlot(self.memory), self._said(input)
@@ -88,17 +94,32 @@ class ChatSession:
         return other
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write memory and messages to a folder."""
+        """Write memory and messages to a folder; what was saved there before is replaced.
+
+        Artifacts of tool messages that JSON cannot hold are left out: no model reads them.
+
+        Raises:
+            SerializationError: a message has something else that JSON cannot hold; the folder is
+                as it was.
+        """
         folder = Path(folder)
+        text = _as_json(self.messages)
         folder.mkdir(parents=True, exist_ok=True)
+        memory, messages = folder / _MEMORY, folder / _MESSAGES
+        fresh = [path.with_name(f"{path.name}.new") for path in (memory, messages)]
         if self.memory is not None:
-            self.memory.save(folder / "memory.safetensors")
-        text = json.dumps(messages_to_dict(self.messages), ensure_ascii=False, indent=1)
-        (folder / "messages.json").write_text(text + "\n", encoding="utf-8")
+            self.memory.save(fresh[0])
+        fresh[1].write_bytes(text)
+        # Whatever ends this here, no messages stand beside the memory of others: without one, the
+        # next turn reads them all again.
+        memory.unlink(missing_ok=True)
+        os.replace(fresh[1], messages)
+        if self.memory is not None:
+            os.replace(fresh[0], memory)
         return folder
 
     @classmethod
-    def load(cls, model: ChatDeltaMem, folder: str | PathLike[str]) -> ChatSession:
+    def load(cls, model: ChatDeltaMem | ChatBinding, folder: str | PathLike[str]) -> ChatSession:
         """Read what `save` wrote.
 
         Raises:
@@ -106,16 +127,16 @@ class ChatSession:
             FileFormatError: a file is damaged.
         """
         folder = Path(folder)
-        if not (folder / "messages.json").is_file():
+        if not (folder / _MESSAGES).is_file():
             raise ModelNotFoundError(
                 "a saved conversation is a folder with messages.json",
                 got=str(folder),
                 remedy="Give the folder that save wrote.",
             )
-        memory = folder / "memory.safetensors"
+        memory = folder / _MEMORY
         session = cls(model, MemoryState.load(memory) if memory.exists() else None)
         try:
-            stored = json.loads((folder / "messages.json").read_text(encoding="utf-8"))
+            stored = json.loads((folder / _MESSAGES).read_text(encoding="utf-8"))
             session.messages = messages_from_dict(stored)
         except (ValueError, TypeError, KeyError) as error:
             raise FileFormatError(
@@ -135,6 +156,8 @@ class ChatSession:
 
     @staticmethod
     def _said(input: Any) -> list[BaseMessage]:
+        if isinstance(input, PromptValue):
+            return input.to_messages()
         return convert_to_messages(input if isinstance(input, list) else [input])
 
     def _keep(self, slot: MemorySlot, said: list[BaseMessage], reply: Any) -> AIMessage:
@@ -142,3 +165,20 @@ class ChatSession:
         self.messages = [*self.messages, *said, reply]
         assert isinstance(reply, AIMessage)
         return reply
+
+
+def _as_json(messages: list[BaseMessage]) -> bytes:
+    stored = messages_to_dict(messages)
+    for each in stored:
+        try:
+            json.dumps(each["data"].get("artifact"))
+        except (TypeError, ValueError):
+            each["data"]["artifact"] = None
+    try:
+        return (json.dumps(stored, ensure_ascii=False, indent=1) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        raise SerializationError(
+            "a conversation that is saved has messages of text, numbers, lists and mappings",
+            got=str(error),
+            remedy="Take it out of the message's additional_kwargs or content.",
+        ) from error
