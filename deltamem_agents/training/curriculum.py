@@ -13,6 +13,7 @@ from typing import Any
 
 from deltamem_agents.training.instructions import Instruction, Instructor
 from deltamem_agents.training.rows import Rows, Tokeniser
+from deltamem_agents.training.subjects import Subject
 from deltamem_agents.training.world import Turn, World
 
 
@@ -43,6 +44,7 @@ LEVELS = (
     Level((2, 12), 12, 10, tail=32),
     Level((3, 16), 12, 12, tail=40),
 )
+DRILLED = 3  # questions in a task of a drill
 
 
 class Curriculum:
@@ -93,30 +95,34 @@ class Curriculum:
         return self.tokeniser.rows(chosen, blocks)
 
     def drill(self) -> Rows:
-        """Draw a batch of many small tasks under system prompts, each alone with its prompt.
+        """Draw a batch of small tasks under system prompts, each alone with its prompt.
 
-        A task is two turns: something is told, then it, or something else, or a tool is asked for.
-        So a sentence or a value is to be copied every fifty tokens, from near, where a whole
+        In a task something is told, then it, or something else, or a tool is asked for. So a
+        sentence or a value is to be copied every fifty tokens or less, from near, where a whole
         conversation asks for it once in hundreds.
         """
         chosen = self._drawn(self._tasks)
-        return self.tokeniser.rows(chosen, [2] * len(chosen))
+        return self.tokeniser.rows(chosen, [1 + DRILLED] * len(chosen))
 
     def _tasks(self) -> list[Turn | Instruction]:
         random, world = self.world.random, self.world
-        instruction = self.instructor.instruction(random.choice((0, 0, 1, 2)))
+        # Prompts that list tools are long, so few of them do.
+        instruction = self.instructor.instruction(random.choice((0, 0, 0, 0, 0, 0, 1, 2)))
         turns: list[Turn | Instruction] = [instruction]
-        for _ in range(random.randint(4, 6)):
+        for _ in range(random.randint(1, 2)):
             told = [(s, world.value(s)) for s in world.draw_subjects(random.choice((1, 1, 2)))]
             turns.append(world.facts(told))
-            if instruction.tools and random.random() < 0.65:
-                turns.append(self.instructor.turn(random.choice(instruction.tools)))
-                continue
-            question = world.question(*random.choice(told))
-            if random.random() < 0.5:
-                question = world.question(world.unknown([s for s, _ in told]), None)
-            turns.append(instruction.obeyed(question))
+            turns += [self._asked(instruction, told) for _ in range(DRILLED)]
         return turns
+
+    def _asked(self, instruction: Instruction, told: Sequence[tuple[Subject, str]]) -> Turn:
+        random, world = self.world.random, self.world
+        if instruction.tools and random.random() < 0.65:
+            return self.instructor.turn(random.choice(instruction.tools))
+        question = world.question(*random.choice(told))
+        if random.random() < 0.5:
+            question = world.question(world.unknown([s for s, _ in told]), None)
+        return instruction.obeyed(question)
 
     def _drawn(
         self, draw: Callable[[], list[Turn | Instruction]]

@@ -57,7 +57,13 @@ class Outcome:
 
 
 def run_batch(
-    model: Any, rows: Rows, weights: Weights, *, memory: bool, share: float = 1.0
+    model: Any,
+    rows: Rows,
+    weights: Weights,
+    *,
+    memory: bool,
+    share: float = 1.0,
+    foresee: float = 0.0,
 ) -> Outcome:
     """Run a batch of whole conversations and score the next token everywhere it counts.
 
@@ -67,6 +73,9 @@ def run_batch(
         weights: see `Weights`.
         memory: False switches the adapter off, for training the backbone alone.
         share: share of the user's tokens that are scored, drawn at random.
+        foresee: weight of what is to be foreseen before a reply (`Rows.foreseen`). Nothing else is
+            to be said at those tokens, the template's; and what they foresee, the first word of
+            the reply can be chosen by.
     """
     hidden, records = forward(model, rows, memory=memory)
     targets, kinds = rows.ids[:, 1:], rows.kinds[:, 1:]
@@ -78,9 +87,17 @@ def run_batch(
     truth, kind = targets[scored], kinds[scored]
     weight = weights.table()[kind]
     entropy = F.cross_entropy(logits, truth, reduction="none")
-    loss = (entropy * weight).sum() / weight.sum()
+    total, weighed = (entropy * weight).sum(), weight.sum()
     alone = (rows.turns == 1)[:, None].expand_as(kinds)[scored] if memory else None
     figures = _accuracies(logits.detach().argmax(-1) == truth, kind, alone)
+    if foresee > 0:
+        place = rows.foreseen >= 0
+        ahead = model.lm_head(hidden[place]).float()
+        total = total + foresee * F.cross_entropy(ahead, rows.foreseen[place], reduction="sum")
+        weighed = weighed + foresee * place.sum()
+        hits = ahead.detach().argmax(-1) == rows.foreseen[place]
+        figures["foresee"] = hits.float().mean().item()
+    loss = total / weighed
     idle = None
     if records:
         idle, busy = write_strength(records, rows)

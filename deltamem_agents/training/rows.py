@@ -17,10 +17,11 @@ from torch import Tensor
 
 from deltamem_agents.runtime.template import ChatTemplate
 from deltamem_agents.training.instructions import Instruction
-from deltamem_agents.training.subjects import lexicon
+from deltamem_agents.training.subjects import lexicon, sentence
 from deltamem_agents.training.world import Turn
 
 PINNED = 0
+ASKED = ("question", "answer", "unknown", "refusal")
 
 
 class Kind(IntEnum):
@@ -47,6 +48,8 @@ class Rows:
             blocks see, -1 in padding.
         positions: position inside the block, long [B, T].
         turns: how many turns a block has, long [B].
+        foreseen: what the four template tokens between a question and its reply may be trained to
+            foresee, -1 elsewhere, long [B, T]: the subject, and what is known of it.
     """
 
     ids: Tensor
@@ -54,6 +57,7 @@ class Rows:
     blocks: Tensor
     positions: Tensor
     turns: Tensor
+    foreseen: Tensor
 
     @property
     def real(self) -> Tensor:
@@ -122,6 +126,17 @@ class Tokeniser:
             kinds[3] = int(Kind.DECLINE)
         return kinds
 
+    def _foreseen(self, turn: Turn | Instruction, ids: list[int]) -> list[int]:
+        """For each token of a turn, what it may be trained to foresee; see `Rows`."""
+        found = [-1] * len(ids)
+        if isinstance(turn, Instruction) or turn.kind not in ASKED:
+            return found
+        value = turn.values[0] if turn.values else None
+        _, subject, _, known = self._ids(sentence(turn.subjects[0], value))[:4]
+        reply = len(ids) - ids[::-1].index(ids[0]) - 1
+        found[reply - 2 : reply + 2] = [subject, subject, known, known]
+        return found
+
     def rows(
         self, conversations: Sequence[Sequence[Turn | Instruction]], block: Sequence[int]
     ) -> Rows:
@@ -133,9 +148,9 @@ class Tokeniser:
             conversations: the turns of each.
             block: for each, how many consecutive turns see each other.
         """
-        lines: list[tuple[list[int], list[int], list[int], list[int]]] = []
+        lines: list[tuple[list[int], ...]] = []
         for turns, size in zip(conversations, block, strict=True):
-            line: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
+            line: tuple[list[int], ...] = ([], [], [], [], [])
             pinned = 0
             number, start, left = PINNED, 0, 0
             for turn in turns:
@@ -148,15 +163,16 @@ class Tokeniser:
                 line[1].extend(marks)
                 line[2].extend([number] * len(own))
                 line[3].extend(range(start, start + len(own)))
+                line[4].extend(self._foreseen(turn, own))
                 start, left = start + len(own), left - (number > PINNED)
             lines.append(line)
         width = max(len(line[0]) for line in lines)
-        padding = (0, int(Kind.PADDING), -1, 0)
-        ids, kinds, blocks, positions = (
+        padding = (0, int(Kind.PADDING), -1, 0, -1)
+        ids, kinds, blocks, positions, foreseen = (
             torch.tensor([line[i] + [pad] * (width - len(line[i])) for line in lines])
             for i, pad in enumerate(padding)
         )
-        return Rows(ids, kinds, blocks, positions, turns=torch.tensor(block))
+        return Rows(ids, kinds, blocks, positions, torch.tensor(block), foreseen)
 
 
 def _mark(kinds: list[int], ids: list[int], form: list[int], kind: Kind) -> None:

@@ -35,6 +35,7 @@ class StageConfig:
         gates: learning rate of the write gates (AdamW).
         memory_share: share of batches that run with memory; the rest trains the backbone alone.
         drills: share of batches, of that rest, that are `Curriculum.drill`.
+        foresee: see `run_batch`.
         train_backbone: False freezes the backbone.
         penalty: weight of the mean beta of tokens that carry no value, so that idle talk does not
             wear the memory down.
@@ -74,6 +75,7 @@ class StageConfig:
     updates: float = 0.1
     decline: float = 2.0
     drills: float = 0.0
+    foresee: float = 0.0
     thorough: bool = False
     twins: bool = False
 
@@ -198,7 +200,9 @@ class Stage:
         rows = curriculum.drill() if drill else curriculum.batch(memory=memory)
         share = 0.15 if config.train_backbone else 0.0
         with torch.autocast("cpu", torch.bfloat16):
-            outcome = run_batch(self.model, rows, self.weights, memory=memory, share=share)
+            outcome = run_batch(
+                self.model, rows, self.weights, memory=memory, share=share, foresee=config.foresee
+            )
         loss = outcome.loss
         if outcome.idle_write is not None:
             loss = loss + config.penalty * outcome.idle_write

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from deltamem_agents.runtime.template import ChatTemplate
-from deltamem_agents.training.curriculum import Curriculum
+from deltamem_agents.training.curriculum import DRILLED, Curriculum
 from deltamem_agents.training.instructions import (
     Instruction,
     Instructor,
@@ -23,8 +24,9 @@ from deltamem_agents.training.subjects import Subject, lexicon
 from deltamem_agents.training.tokenizer import build_tokenizer, subject_tokens
 from deltamem_agents.training.world import Turn, World
 
-UNKNOWN = Turn("What is my name?", "Your name is not known to me yet.", "unknown")
-KNOWN = Turn("What is my pet?", "Your pet is dog.", "question", ("dog",))
+NAME, PET = Subject("me", "name", "name"), Subject("me", "pet", "animal")
+UNKNOWN = Turn("What is my name?", "Your name is not known to me yet.", "unknown", (), (NAME,))
+KNOWN = Turn("What is my pet?", "Your pet is dog.", "question", ("dog",), (PET,))
 
 
 @pytest.fixture(scope="module")
@@ -131,20 +133,20 @@ def test_a_share_of_the_conversations_is_instructed(tokeniser: Tokeniser) -> Non
     assert shares[2] == 1.0
 
 
-def test_a_drill_is_two_turns_with_the_prompt_in_view(tokeniser: Tokeniser) -> None:
+def test_a_drill_is_small_tasks_with_the_prompt_in_view(tokeniser: Tokeniser) -> None:
     curriculum = Curriculum(World(4), tokeniser, tokens=1500, thorough=True)
     decided = blocks = 0
     for _ in range(6):
         rows = curriculum.drill()
-        assert rows.turns.tolist() == [2] * len(rows.turns)
+        assert rows.turns.tolist() == [1 + DRILLED] * len(rows.turns)
         assert bool((rows.blocks == PINNED).any(1).all())
         blocks += int(rows.blocks.max(1).values.sum())
         decided += int((rows.kinds == Kind.DECLINE).sum())
         seen = rows.attention_mask()[:, 0] == 0
         across = (rows.blocks[:, :, None] > 1) & (rows.blocks[:, None, :] == 1)
         assert not bool((seen & across).any())
-    assert blocks > 40
-    assert decided > blocks / 3
+    assert blocks > 30
+    assert decided > blocks
 
 
 def test_where_refusing_was_possible_an_answer_counts_as_much(tokeniser: Tokeniser) -> None:
@@ -154,6 +156,19 @@ def test_where_refusing_was_possible_an_answer_counts_as_much(tokeniser: Tokenis
     assert words(tokeniser, weighed.obeyed(KNOWN), Kind.DECLINE) == "Your"
     assert words(tokeniser, weighed.obeyed(KNOWN), Kind.ANSWERED_VALUE) == " dog"
     assert weighed.obeyed(UNKNOWN) == plain.obeyed(UNKNOWN)
+
+
+def test_what_is_asked_and_known_is_foreseen_before_the_reply(tokeniser: Tokeniser) -> None:
+    unknown = replace(UNKNOWN, subjects=(Subject("sister", "locker code", "digits"),))
+    rows = tokeniser.rows([[Turn("Hello.", "Good day.", "chat"), KNOWN, unknown]], [1])
+    place = (rows.foreseen[0] >= 0).nonzero().flatten()
+    decode = tokeniser.template.tokenizer.decode
+    seen = [(decode(rows.ids[0, i]), decode(rows.foreseen[0, i])) for i in place]
+    header = ["<|im_end|>", "\n", "<|im_start|>", "assistant"] * 2
+    code = " sister's locker code"
+    said = [" pet", " pet", " dog", " dog", code, code, " not", " not"]
+    assert seen == list(zip(header, said, strict=True))
+    assert decode(rows.ids[0, place[3] + 1 :])[:6] == "\nYour "
 
 
 def test_made_up_tools_take_every_kind_of_value_where_it_is_thorough() -> None:

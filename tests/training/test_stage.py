@@ -82,6 +82,22 @@ def test_the_loss_falls_on_conversations_it_was_not_trained_on(
     assert after < before - 1.9
 
 
+def test_what_is_foreseen_is_learnt_where_nothing_is_said(tokeniser: Tokeniser) -> None:
+    model = make(tokeniser, Path("unused")).model
+    rows = Curriculum(World(78), tokeniser, tokens=600).batch(memory=False)
+    plain = run_batch(model, rows, Weights(user=0.0), memory=False)
+    more = run_batch(model, rows, Weights(user=0.0), memory=False, foresee=1.0)
+    assert set(more.figures) - set(plain.figures) == {"foresee"}
+    assert more.loss != plain.loss
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        outcome = run_batch(model, rows, Weights(user=0.0), memory=False, foresee=4.0)
+        outcome.loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+    assert outcome.figures["foresee"] > more.figures["foresee"] + 0.3
+
+
 def test_a_frozen_backbone_stays_bit_for_bit(tokeniser: Tokeniser, tmp_path: Path) -> None:
     stage = make(tokeniser, tmp_path, replace(CONFIG, train_backbone=False, memory_share=1.0))
     before = weights(stage)

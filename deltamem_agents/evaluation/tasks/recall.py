@@ -74,7 +74,8 @@ class Recall(Task):
         seed: the same seed gives the same conversations.
     """
 
-    name, max_tokens, metrics = "recall", 48, ("exact", "old")
+    name, max_tokens = "recall", 48
+    metrics: tuple[str, ...] = ("exact", "old")
 
     def __init__(
         self,
