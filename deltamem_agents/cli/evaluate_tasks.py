@@ -282,6 +282,9 @@ def ablation(
     tokens: Annotated[int, typer.Option(help="Of a batch, about.")] = 3000,
     conversations: Annotated[int, typer.Option(help="Of each line of recall.")] = 50,
     backbone: Annotated[Path | None, typer.Option(help="A folder; the built-in one.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="An adapter to begin with; without, from nothing.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """What each choice of the adapter is worth: short trainings on a frozen backbone."""
@@ -290,7 +293,7 @@ def ablation(
 
     chosen = tuple(axis.strip() for axis in axes.split(",") if axis.strip()) or AXES
     settings = AblationSettings(
-        backbone, steps=steps, tokens=tokens, conversations=conversations, seed=seed, axes=chosen
+        backbone, start, steps, tokens, conversations, seed=seed, axes=chosen
     )
     out = console()
     found = run_ablation(

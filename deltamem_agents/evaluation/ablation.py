@@ -6,7 +6,8 @@ on with the cells, and within a cell with the steps, that are missing.
 
 The built-in backbone was trained beside the base configuration's kind of memory, so differences
 between kinds of memory lean its way; and a few hundred steps show how fast something is learnt, not
-where it ends.
+where it ends. Begun with a trained adapter (`start`), a cell shows what that one loses by the
+choice and has regained after the steps.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 
 from deltamem_agents.adapter import DeltaMemConfig, adapter_parameters, attach, save_adapter
+from deltamem_agents.adapter.files import read
 from deltamem_agents.errors import ConfigError, FileFormatError
 from deltamem_agents.evaluation.recall import evaluate
 from deltamem_agents.evaluation.report import Result
@@ -55,6 +57,8 @@ class AblationSettings:
 
     Args:
         backbone: a folder; None for the built-in one.
+        start: an adapter's folder; weights of the same name and shape are where a cell begins, and
+            what it has no such weights for begins as ever. None: all of it does.
         steps: of each training.
         tokens: of a batch, about.
         conversations: of each line of the recall that is measured.
@@ -64,6 +68,7 @@ class AblationSettings:
     """
 
     backbone: Path | None = None
+    start: Path | None = None
     steps: int = 300
     tokens: int = 3000
     conversations: int = 50
@@ -88,7 +93,8 @@ class AblationSettings:
     def as_dict(self) -> dict[str, Any]:
         """What decides a cell's figures, but for its configuration, as JSON values."""
         kept = {name: value for name, value in asdict(self).items() if name != "axes"}
-        return kept | {"backbone": None if self.backbone is None else str(self.backbone)}
+        folders = {"backbone": self.backbone, "start": self.start}
+        return kept | {name: folder and str(folder) for name, folder in folders.items()}
 
 
 @dataclass(frozen=True)
@@ -224,6 +230,8 @@ def trained(
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         attach(model, config)
+        if settings.start is not None:
+            _begin(model, settings.start)
         tokeniser = Tokeniser(ChatTemplate(tokenizer, "chatml"))
         with_memory, plain = (
             Curriculum(World(settings.seed + offset), tokeniser, tokens=settings.tokens,
@@ -240,6 +248,15 @@ def trained(
         )  # fmt: skip
         stage.run()
     return model.eval(), tokenizer, stage
+
+
+@torch.no_grad()
+def _begin(model: Any, folder: Path) -> None:
+    """Take over the weights that the adapter in `folder` has too."""
+    _, tensors, _ = read(folder)
+    for name, parameter in adapter_parameters(model):
+        if name in tensors and tensors[name].shape == parameter.shape:
+            parameter.copy_(tensors[name])
 
 
 def _recall(measured: Result) -> list[dict[str, Any]]:

@@ -10,10 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from deltamem_agents.adapter import DeltaMemConfig, attach
+from deltamem_agents.adapter import DeltaMemConfig, attach, save_adapter
 from deltamem_agents.adapter.model import adapter_parameters
 from deltamem_agents.errors import ConfigError, FileFormatError
-from deltamem_agents.evaluation.ablation import AblationSettings, cells, run_ablation, thirds
+from deltamem_agents.evaluation.ablation import (
+    AblationSettings,
+    _begin,
+    cells,
+    configured,
+    run_ablation,
+    thirds,
+)
 from deltamem_agents.evaluation.ablation_report import facts_of, plot, recall_of, table
 from deltamem_agents.runtime.template import ChatTemplate
 from deltamem_agents.testing import byte_tokenizer, tiny_backbone
@@ -86,6 +93,23 @@ def test_a_message_reads_what_earlier_ones_wrote_and_the_gradient_goes_back() ->
     for name in ("memory_k_proj", "memory_v_proj", "beta_proj"):
         assert gradients[name] is not None
         assert bool(gradients[name].abs().sum() > 0), name
+
+
+def test_a_cell_begins_with_the_weights_that_it_shares(tmp_path: Path) -> None:
+    model = attach(tiny_backbone(), configured())
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(model):
+            parameter.fill_(0.25)
+    save_adapter(model, tmp_path / "start")
+    shapes = {}
+    for name, choice in (("q", {"corrections": ("q",)}), ("heads", {"heads": 2})):
+        other = attach(tiny_backbone(), configured(**choice))
+        _begin(other, tmp_path / "start")
+        shapes[name] = {n.rpartition(".")[2] for n, p in adapter_parameters(other)
+                        if bool((p == 0.25).all())}  # fmt: skip
+    assert shapes["q"] >= {"delta_q_proj", "memory_k_proj", "beta_proj"}
+    assert "delta_o_proj" not in shapes["q"]
+    assert shapes["heads"] == set()
 
 
 def test_a_table_is_trained_measured_and_made_again_from_its_files(tmp_path: Path) -> None:
