@@ -26,8 +26,25 @@ class Constraint(Protocol):
     def allowed(self, left: int) -> Tensor | None:
         """Bool[V], or None where every token may come; `left` is how many still may."""
 
+    def in_time(self, token: int, left: int) -> int:
+        """The token, if the reply can still end after it; else one that brings it to an end."""
+
     def accept(self, token: int, *, thinking: bool) -> None:
         """Go on by a token; `thinking` tells whether a thought was going on before it."""
+
+
+class Grammar(Protocol):
+    """Makes a constraint for each reply."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether that takes no time to speak of."""
+
+    def prepare(self) -> Any:
+        """Make it ready."""
+
+    def __call__(self) -> Constraint:
+        """Make a constraint for one reply."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +53,10 @@ class Options:
 
     Args:
         sampling: how tokens are chosen.
-        stop: strings that end the reply; they are not part of it.
+        stop: strings that end the reply and are not part of it; tool calls are no text and may
+            contain them.
         timeout: seconds from the start of the turn; None for no limit.
-        constraint: makes a grammar for this reply, or None.
+        constraint: the grammar of the reply, or None.
         parse_tools: whether `<tool_call>` in the reply is a call.
         pieces: whether pieces of the reply are passed on as it grows. Whoever wants only its end
             should not be woken for each: two threads that take turns cost more than they say.
@@ -48,7 +66,7 @@ class Options:
     sampling: Sampling = field(default_factory=Sampling)
     stop: Sequence[str] = ()
     timeout: float | None = None
-    constraint: Callable[[], Constraint] | None = None
+    constraint: Grammar | None = None
     parse_tools: bool = True
     pieces: bool = True
     parse_arguments: Callable[[str], Any] = json.loads
@@ -78,7 +96,9 @@ class Final:
     Args:
         state: the new memory.
         message: the reply as a message dict.
-        finish_reason: "stop", "length" or "tool_calls".
+        finish_reason: "stop", "length" or "tool_calls". With "length", what the model wanted to
+            say is cut: content that follows a schema still does, with less in it; a call that is
+            cut is an invalid one.
         usage: tokens of the call.
     """
 
@@ -107,6 +127,7 @@ class Answer:
         self.reasoning_tokens = 0
         self.input_tokens = 0
         self.finish = "length"
+        self._cut = False  # by a grammar, which ended the reply before the model would have
         self._over = False  # the reply is complete; what follows takes no time to speak of
         self._deadline = None if options.timeout is None else time.monotonic() + options.timeout
         self._text = Detokenizer(engine.tokenizer, engine.token_texts)
@@ -186,23 +207,35 @@ class Answer:
                 spare = logits.shape[-1] - allowed.shape[0]
                 allowed = torch.nn.functional.pad(allowed, (0, spare))
             token = self._sampler.choose(logits, allowed)
+            if constraint:
+                token = self._in_time(constraint, token, limit - len(self.ids))
             self.ids.append(token)
             if token in engine.end_tokens:
-                self.finish = "stop"
+                self.finish = "length" if self._cut else "stop"
                 return
             if constraint:
                 constraint.accept(token, thinking=self._parser.in_reasoning)
             self._show(self._text.push(token))
             if self._stops.found:
-                self.finish = "stop"
+                self.finish = "length" if self._cut else "stop"
                 return
             if len(self.ids) < limit:
                 after = yield from session.extend(token, self._writes)
                 assert after is not None
                 logits = after
 
+    def _in_time(self, constraint: Constraint, token: int, left: int) -> int:
+        kept = constraint.in_time(token, left)
+        if kept != token and not self._cut:
+            self._cut = True
+            if kept not in self.turn.engine.end_tokens:
+                self._parser.cut()
+        return kept
+
     def _show(self, text: str) -> None:
-        parts = self._parser.push(self._stops.push(text))
+        # Stop strings are looked for in text only: a call that one cut in two would be of no use.
+        shown = self._stops.flush() + text if self._parser.in_call else self._stops.push(text)
+        parts = self._parser.push(shown)
         self.reasoning_tokens += self._parser.in_reasoning
         self._pass_on(parts)
 

@@ -14,7 +14,7 @@ import torch
 
 from deltamem_agents.core.state import Ledger, MemoryState
 from deltamem_agents.errors import BoundaryError
-from deltamem_agents.runtime.answer import Answer, Event, Options
+from deltamem_agents.runtime.answer import Answer, Event, Grammar, Options
 from deltamem_agents.runtime.grammar import Grammars
 from deltamem_agents.runtime.live import LiveSessions
 from deltamem_agents.runtime.messages import Message
@@ -184,8 +184,10 @@ class Engine:
             MessageError, StateError, DivergenceError, ContextWindowError, QueueFullError,
             GenerationTimeoutError: see there.
         """
-        turn = self._turn(state, messages, asked)
-        return self._run(lambda emit: Answer(turn, options or Options(), emit).steps())
+        turn, options = self._turn(state, messages, asked), options or Options()
+        if options.constraint is not None:
+            options.constraint.prepare()
+        return self._run(lambda emit: Answer(turn, options, emit).steps())
 
     def agenerate(
         self,
@@ -196,8 +198,10 @@ class Engine:
         **asked: Unpack[Asked],
     ) -> AsyncGenerator[Event, None]:
         """As `generate`, for event loops; cancelling the task stops the generation."""
-        turn = self._turn(state, messages, asked)
-        return self._arun(lambda emit: Answer(turn, options or Options(), emit).steps())
+        turn, options = self._turn(state, messages, asked), options or Options()
+        return self._arun(
+            lambda emit: Answer(turn, options, emit).steps(), options.constraint
+        )
 
     def count_tokens(
         self,
@@ -235,8 +239,12 @@ class Engine:
             job.cancel()
 
     async def _arun(
-        self, start: Callable[[Callable[[Event], None]], Steps]
+        self,
+        start: Callable[[Callable[[Event], None]], Steps],
+        constraint: Grammar | None = None,
     ) -> AsyncGenerator[Event, None]:
+        if constraint is not None and not constraint.ready:
+            await asyncio.to_thread(constraint.prepare)
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
 

@@ -13,6 +13,7 @@ from deltamem_agents.runtime.text import held_back
 
 _THINK, _THOUGHT = "<think>", "</think>"
 _CALL, _CALLED = "<tool_call>", "</tool_call>"
+_CUT = "The reply ended within this call, for example at max_tokens: it is not to be run."
 _HEAD = re.compile(
     r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*'
 )
@@ -56,7 +57,8 @@ class _Nesting:
     """Finds the end of a JSON value that arrives in pieces."""
 
     def __init__(self) -> None:
-        self.depth, self.quoted, self.escaped, self.over = 0, False, False, False
+        self.open = ""  # the brackets that are due, the innermost last
+        self.quoted, self.escaped, self.over = False, False, False
 
     def take(self, text: str) -> int:
         """Return how many characters of `text` belong to the value."""
@@ -70,11 +72,16 @@ class _Nesting:
             elif letter == '"':
                 self.quoted = True
             elif letter in "{[":
-                self.depth += 1
+                self.open += "}" if letter == "{" else "]"
             elif letter in "}]":
-                self.depth -= 1
-                self.over = self.depth <= 0
+                self.open = self.open[:-1]
+                self.over = not self.open
         return len(text)
+
+    def breaking(self) -> str:
+        """Text after which not even a reader that completes what is cut takes it for a value."""
+        end = "\\" * self.escaped + '"' * self.quoted
+        return end + ("}" if self.open.endswith("]") else "]")
 
 
 @dataclass
@@ -85,6 +92,7 @@ class _Call:
     arguments: str = ""
     seen: int = 0  # characters of raw that were passed on as arguments, or skipped as the head
     scan: _Nesting = field(default_factory=_Nesting)
+    cut: bool = False
 
 
 class ReplyParser:
@@ -114,11 +122,22 @@ class ReplyParser:
         self._calls: list[_Call] = []
         self._thought = False  # a thought has ended
         self._fresh = True  # nothing but white space so far: a thought may still begin
+        self._gap: str | None = None  # white space since a call, until text follows
+        self._whole: int | None = None  # this many calls are, where the reply was cut
 
     @property
     def in_reasoning(self) -> bool:
         """Whether the last piece ended within a thought."""
         return self._mode == "think"
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the last piece ended within a call."""
+        return self._mode == "call"
+
+    def cut(self) -> None:
+        """From here on the reply is not what the model wanted to say: calls are none to run."""
+        self._whole = len(self._calls) - self.in_call
 
     def push(self, text: str) -> list[Part]:
         """Add text; return the pieces that are now certain."""
@@ -138,7 +157,10 @@ class ReplyParser:
         for call in self._calls:
             arguments = self._arguments(call.arguments)
             if arguments is None:
-                invalid.append({"id": call.id, "name": call.name, "args": call.arguments})
+                wrong = {"error": _CUT} if call.cut else {}
+                invalid.append(
+                    {"id": call.id, "name": call.name, "args": call.arguments, **wrong}
+                )
             else:
                 function = {"name": call.name, "arguments": arguments}
                 calls.append({"id": call.id, "function": function})
@@ -171,6 +193,7 @@ class ReplyParser:
             yield from self._emit(before[:-1] if before.endswith("\n") else before)
             self._held, self._mode = self._held[place + len(_CALL) :], "call"
             self._calls.append(_Call(f"call_{uuid.uuid4().hex[:24]}"))
+            self._gap = ""
             return
         marks = (_CALL, "\n" + _CALL) if self._tools else ()
         cut = len(self._held) - (0 if final else held_back(self._held, marks))
@@ -178,9 +201,15 @@ class ReplyParser:
         yield from self._emit(shown)
 
     def _emit(self, text: str) -> Iterator[Part]:
+        if self._gap is not None:  # white space behind a call is template, unless text follows
+            text, self._gap = self._gap + text, None
+            if not text.strip():
+                self._gap = text
+                return
+            text = text if self._content else text.lstrip()
         if self._thought and not self._content:
             text = text.lstrip("\n")
-        if text and not (self._calls and not text.strip()):  # white space between calls is template
+        if text:
             self._fresh = False
             self._content += text
             yield TextPart(text)
@@ -231,6 +260,17 @@ class ReplyParser:
             raw = call.raw.strip()
             call.arguments = raw if self._arguments(raw) is None else json.dumps(raw)
             yield CallPart(index, call.arguments, call.id)
+        if place >= 0 or final:
+            yield from self._break(call, index, closed=place >= 0)
+
+    def _break(self, call: _Call, index: int, closed: bool) -> Iterator[Part]:
+        """Break the arguments of a call that was cut, so that nobody completes and runs it."""
+        stray = self._whole is not None and index >= self._whole
+        call.cut = stray or not (closed or call.scan.over)
+        if call.cut and self._arguments(call.arguments) is not None:
+            end = call.scan.breaking()
+            call.arguments += end
+            yield CallPart(index, end)
 
     def _arguments(self, text: str) -> dict[str, Any] | None:
         try:

@@ -14,12 +14,27 @@ _SAYS = {
     "type", "enum", "const", "properties", "patternProperties", "additionalProperties", "items",
     "prefixItems", "anyOf", "oneOf", "allOf", "not", "if", "pattern", "format",
 }  # fmt: skip
+# The formats that grammars know; by the standard, others say nothing about a value.
+_FORMATS = {
+    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
+}  # fmt: skip
 _ANNOTATIONS = ("enum", "const", "default", "examples")
 
 
-def strict(schema: Mapping[str, Any]) -> str:
-    """A schema without free white space, so that what is generated is its canonical form."""
-    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+def strict(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
+    """A schema without free white space, so that what is generated is its canonical form.
+
+    Args:
+        schema: a JSON schema.
+        lenient: leave out what a grammar cannot enforce; a tool looks at its arguments itself.
+    """
+    options = {
+        "whitespace_flexible": False,
+        "item_separator": ", ",
+        "key_separator": ": ",
+        "coerce_one_of": True,
+        "lenient": lenient,
+    }
     named, own = schema.get("$defs", {}), "anything"
     while own in named:
         own += "_"
@@ -59,6 +74,7 @@ def closed(schema: Any, anything: Mapping[str, str]) -> Any:
         return [closed(part, anything) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
+    schema = {key: value for key, value in schema.items() if not _left_out(key, value)}
     if "$ref" not in schema and not _SAYS & schema.keys():
         return {**schema, **anything}
     result = {key: _closed_part(key, value, anything) for key, value in schema.items()}
@@ -72,6 +88,13 @@ def closed(schema: Any, anything: Mapping[str, str]) -> Any:
     if "array" in kinds:
         result.setdefault("items", anything)
     return result
+
+
+def _left_out(key: str, value: Any) -> bool:
+    """Whether no grammar minds it: who reads a set from a list does not mind repeats either."""
+    if isinstance(value, bool):
+        return key == "uniqueItems"
+    return key == "format" and isinstance(value, str) and value not in _FORMATS
 
 
 def _closed_part(key: str, value: Any, anything: Mapping[str, str]) -> Any:

@@ -160,7 +160,6 @@ def nested(**schema):
         nested(type="number", minimum=2, exclusiveMaximum=2),
         nested(enum=[]),
         nested(**{"$ref": "#/$defs/missing"}),
-        nested(**{"not": {"type": "string"}}),
     ],
 )
 def test_schemas_that_cannot_be_met_or_enforced(model, schema):
@@ -171,6 +170,14 @@ def test_schemas_that_cannot_be_met_or_enforced(model, schema):
     described = {"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}}  # fmt: skip  # noqa: E501
     with pytest.raises(ModelInvalidRequestError, match="schema"):
         model.bind_tools([described]).invoke("hello")
+
+
+def test_what_a_schema_forbids_is_refused_for_content_and_left_to_a_tool(model):
+    schema = nested(**{"not": {"type": "string"}})
+    with pytest.raises(ModelInvalidRequestError, match="schema"):
+        model.with_structured_output(schema).invoke("hello")
+    described = {"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}}  # fmt: skip  # noqa: E501
+    assert model.bind_tools([described]).invoke("hello").tool_calls
 
 
 def test_roles_that_are_no_roles(model):

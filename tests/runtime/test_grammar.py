@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import threading
+
 import pytest
 from langchain_core.utils.json import parse_partial_json
 
+from deltamem_agents.errors import MessageError
 from deltamem_agents.runtime.answer import Final, Options
-from deltamem_agents.runtime.grammar import Rules
+from deltamem_agents.runtime.grammar import Grammars, Rules
+from deltamem_agents.runtime.reply import CallPart
 from deltamem_agents.runtime.sampling import Sampling
+from deltamem_agents.runtime.schemas import _FORMATS
 from deltamem_agents.runtime.template import shipped
 from deltamem_agents.testing import scripted, tiny_engine
 
@@ -77,3 +83,118 @@ def test_a_call_after_the_thought_follows_its_schema(engine):
     given = arguments(final.message)
     assert given
     assert all(isinstance(one.get("n", 0), int) for one in given)
+
+
+LONG = CALL.replace("a b", "Dear all, we will not pay the bill until Friday. " * 4)
+MAIL = {"type": "object", "properties": {"body": {"type": "string"}}, "required": ["body"]}
+
+
+@pytest.mark.parametrize("calls", ["free", "only"])
+@pytest.mark.parametrize("most", [60, 100])
+def test_a_call_that_is_cut_is_none_to_run(engine, calls, most):
+    final, parts = answer(engine, LONG, max_tokens=most, calls=calls)
+    assert final.finish_reason == "length"
+    assert "tool_calls" not in final.message
+    [wrong] = final.message["invalid_tool_calls"]
+    assert wrong["name"] == "send"
+    assert wrong["args"].startswith('{"body": "Dear')
+    assert not isinstance(parse_partial_json(wrong["args"]), dict)
+    assert "".join(part.arguments for part in parts if isinstance(part, CallPart)) == wrong["args"]
+
+
+def test_calls_before_the_cut_are_whole(engine):
+    final, _ = answer(engine, f"{CALL}\n{LONG}", max_tokens=140)
+    assert arguments(final.message) == [{"body": "a b", "n": 3}]
+    assert len(final.message["invalid_tool_calls"]) == 1
+    assert final.finish_reason == "length"
+
+
+def test_a_call_that_just_fits_is_whole(engine):
+    """One that the model ends itself, within the tokens that are kept for an end."""
+    needed = len(engine.tokenizer(CALL, add_special_tokens=False)["input_ids"]) + 1
+    for most in (needed, needed + 1, needed + 20):
+        for calls in ("free", "only"):
+            final, _ = answer(engine, CALL, max_tokens=most, calls=calls)
+            assert arguments(final.message) == [{"body": "a b", "n": 3}]
+            assert final.finish_reason == "tool_calls"
+
+
+def test_content_that_is_cut_says_so_and_uses_its_tokens(engine):
+    text = json.dumps({"body": "Dear all, we will not pay the bill until Friday."})
+    final, _ = answer(engine, text, tools=(), calls="never", schema=MAIL, max_tokens=40)
+    assert final.finish_reason == "length"
+    assert final.usage.output_tokens == 40
+    body = json.loads(final.message["content"])["body"]
+    assert body == "Dear all, we will not pay the bill until Friday."[: len(body)]
+    assert len(body) == 40 - len('{"body": ""}') - 1
+    final, _ = answer(engine, '{"body": "a"}', tools=(), calls="never", schema=MAIL, max_tokens=14)
+    assert (final.message["content"], final.finish_reason) == ('{"body": "a"}', "stop")
+
+
+def test_stop_strings_end_text_and_no_calls(engine):
+    final, _ = answer(engine, f"Let me see. {CALL}", stop=['"n"', " pay", "\n"])
+    assert arguments(final.message) == [{"body": "a b", "n": 3}]
+    assert final.finish_reason == "tool_calls"
+    final, _ = answer(engine, f"{CALL}\nI will pay. No.", stop=[" pay"], tools=())
+    assert final.message["content"].endswith("I will")
+    assert final.finish_reason == "stop"
+
+
+def taking(schema, name="take"):
+    shape = {"type": "object", "properties": {"x": schema}, "required": ["x"]}
+    return {"type": "function", "function": {"name": name, "parameters": shape}}
+
+
+SET = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        *({"type": "string", "format": f} for f in ("path", "password", "binary", "regex", "odd")),
+        {"type": "string", "format": "ipvanyaddress"},
+        SET,
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+        {"not": {"type": "string"}},
+        {"type": "string", "if": {"const": "a"}, "then": {"minLength": 1}},
+    ],
+)
+def test_types_of_arguments_that_no_grammar_can_enforce_whole(engine, schema):
+    engine.grammars.compile(Rules(tools=(taking(schema),))).prepare()
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "string", "format": "path"}, SET, {"oneOf": [{"type": "integer"}, {}]}]
+)
+def test_content_may_have_annotations(engine, schema):
+    engine.grammars.compile(Rules(calls="never", schema=schema)).prepare()
+
+
+def test_formats_that_grammars_know_are_kept(engine):
+    formats = [{"type": "string", "format": name} for name in sorted(_FORMATS)]
+    shape = {"type": "object", "properties": dict(zip("abcdefghij", formats, strict=True))}
+    engine.grammars.compile(Rules(calls="never", schema=shape)).prepare()
+
+
+def test_the_error_names_the_tool_that_is_too_much(engine):
+    good, bad = taking(SET), taking({"type": "string", "pattern": r"\bfoo\b"}, "search")
+    with pytest.raises(MessageError, match="search: ") as caught:
+        engine.grammars.compile(Rules(tools=(good, bad, SEND))).prepare()
+    assert "json_mode" not in str(caught.value)
+
+
+async def test_a_grammar_is_compiled_off_the_event_loop(monkeypatch):
+    engine, here = scripted(tiny_engine(template="qwen3", window=4096), lambda _: CALL), []
+    build = Grammars._compile
+    seen = threading.get_ident()
+    monkeypatch.setattr(
+        Grammars, "_compile", lambda *a: here.append(threading.get_ident() == seen) or build(*a)
+    )
+    options = Options(constraint=engine.grammars.compile(Rules(tools=(SEND,))))
+    asked = [{"role": "user", "content": "q"}]
+    async for event in engine.agenerate(None, asked, tools=[SEND], options=options):
+        last = event
+    assert arguments(last.message) == [{"body": "a b", "n": 3}]
+    assert here
+    assert not any(here)
+    assert options.constraint.ready

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.utils.json import parse_partial_json
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.runtime.reply import CallPart, ReasoningPart, ReplyParser, TextPart
@@ -162,3 +163,38 @@ def test_sampling_follows_its_parameters():
 def test_impossible_sampling_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (f"{CALL}\nand more\n\ntext ", "and more\n\ntext "),
+        (f"See:\n{CALL}\n and  more", "See:\n and  more"),
+        (f"{CALL}\n\n{CALL}\n \n", ""),
+    ],
+)
+def test_white_space_after_a_call_is_kept_within_text(text, content):
+    for cuts in ([], list(range(1, len(text)))):
+        message, parts = parse(text, cuts)
+        assert message["content"] == content
+        assert "".join(part.text for part in parts if isinstance(part, TextPart)) == content
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["", '{"x": "un', '{"x": "a\\', '{"x": ', '{"x": [1, {"y": 2', '{"x": [1, [', '{"x": 1}, "z']
+)
+def test_no_reader_completes_the_arguments_of_a_call_that_is_cut(arguments):
+    parser = ReplyParser(parse=parse_partial_json)
+    parts = parser.push(f'<tool_call>\n{{"name": "f", "arguments": {arguments}')
+    if arguments.count("}") == 1:  # whole, and its end alone is missing
+        parts += parser.flush()
+        assert parser.message()["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+        return
+    parts += parser.flush()
+    message = parser.message()
+    [wrong] = message["invalid_tool_calls"]
+    assert "tool_calls" not in message
+    assert "ended within this call" in wrong["error"]
+    assert not isinstance(parse_partial_json(wrong["args"]), dict)
+    check_calls(message, [part for part in parts if isinstance(part, CallPart)])
