@@ -12,9 +12,9 @@ from langchain_core.utils.json import parse_partial_json
 from deltamem_agents.chat.errors import ChatRequestError
 from deltamem_agents.chat.messages import to_dicts
 from deltamem_agents.chat.tools import resolve_choice, tool_schemas
+from deltamem_agents.chat.values import number, read_sampling, switch
 from deltamem_agents.runtime.answer import Options
 from deltamem_agents.runtime.grammar import Rules
-from deltamem_agents.runtime.sampling import Sampling
 from deltamem_agents.runtime.slot import MemorySlot
 
 if TYPE_CHECKING:
@@ -61,18 +61,18 @@ def prepare(
             got=name,
             remedy="Make another ChatDeltaMem.",
         )
-    values = {name: kwargs.get(name, getattr(chat, name)) for name in _SAMPLING}
+    values = {name: _value(chat, kwargs, name) for name in (*_SAMPLING, "timeout", "thinking")}
     schemas = tool_schemas(kwargs.get("tools") or ())
-    thinking = kwargs.get("thinking", chat.thinking)
+    thinking = switch("thinking", values["thinking"])
     entries = to_dicts(messages)
     rules = _rules(schemas, kwargs)
     if rules.constrains:
         thought = chat.engine.template.thought(entries, thinking=thinking)
         rules = replace(rules, thought=thought)
     options = Options(
-        sampling=Sampling(**values),
+        sampling=read_sampling(values),
         stop=_stops(chat.stop if stop is None else stop),
-        timeout=kwargs.get("timeout", chat.timeout),
+        timeout=None if values["timeout"] is None else number("timeout", values["timeout"]),
         constraint=chat.engine.grammars.compile(rules),
         parse_tools=bool(schemas) and rules.calls != "never",
         pieces=pieces,
@@ -88,12 +88,17 @@ def prepare(
     return Call(slot, (before, entries), keywords)
 
 
+def _value(chat: ChatDeltaMem, kwargs: dict[str, Any], name: str) -> Any:
+    value = kwargs.get(name)
+    return getattr(chat, name) if value is None else value
+
+
 def _rules(schemas: list[dict[str, Any]], kwargs: dict[str, Any]) -> Rules:
     choice, name = resolve_choice(kwargs.get("tool_choice"), schemas)
     schema = response_schema(kwargs.get("response_format"))
     forced = choice == "any"
     tools = [s for s in schemas if name is None or s["function"]["name"] == name]
-    several = kwargs.get("parallel_tool_calls")
+    several = switch("parallel_tool_calls", kwargs.get("parallel_tool_calls"))
     calls = "only" if forced else "never" if choice == "none" or not schemas else "free"
     return Rules(
         tools=tuple(tools),
@@ -129,7 +134,7 @@ def response_schema(response_format: Any) -> dict[str, Any] | None:
 def _stops(stop: Sequence[str] | str | None) -> tuple[str, ...]:
     if stop is None:
         return ()
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    stops = tuple(stop) if isinstance(stop, (list, tuple, set, frozenset)) else (stop,)
     if not all(isinstance(text, str) for text in stops):
         raise ChatRequestError(
             "stop is a string or a list of strings", got=stop, remedy="Pass for example stop=['.']."

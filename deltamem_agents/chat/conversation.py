@@ -26,7 +26,6 @@ from deltamem_agents.errors import FileFormatError, ModelNotFoundError, Serializ
 from deltamem_agents.runtime.slot import MemorySlot
 
 if TYPE_CHECKING:
-    from deltamem_agents.chat.binding import ChatBinding
     from deltamem_agents.chat.model import ChatDeltaMem
 
 
@@ -43,7 +42,7 @@ class ChatSession:
         memory: what it remembers at the beginning; None for nothing.
     """
 
-    def __init__(self, model: ChatDeltaMem | ChatBinding, memory: MemoryState | None = None) -> None:
+    def __init__(self, model: ChatDeltaMem, memory: MemoryState | None = None) -> None:
         self.model = model
         self.memory = memory
         self.messages: list[BaseMessage] = []
@@ -119,7 +118,7 @@ class ChatSession:
         return folder
 
     @classmethod
-    def load(cls, model: ChatDeltaMem | ChatBinding, folder: str | PathLike[str]) -> ChatSession:
+    def load(cls, model: ChatDeltaMem, folder: str | PathLike[str]) -> ChatSession:
         """Read what `save` wrote.
 
         Raises:

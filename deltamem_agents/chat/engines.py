@@ -16,6 +16,7 @@ _ARGUMENTS = (
     "model", "adapter", "device", "dtype", "attn_implementation", "device_map", "quantization",
     "context_window", "low_water", "template", "write_policy", "live_bytes", "queue_size",
 )  # fmt: skip
+_BUILT_IN = "deltamem-tiny"
 _engines: WeakValueDictionary[str, Engine] = WeakValueDictionary()
 _built_in: dict[str, Engine] = {}  # small, so the latest one stays loaded
 _lock = threading.Lock()
@@ -37,6 +38,8 @@ def shared_engine(chat: ChatParameters) -> Engine:
         engine = _engines.get(key)
         if engine is None:
             engine = _engines[key] = load_engine(tokenizer=chat.tokenizer, **arguments)
+        if chat.model is None:
+            engine.name = _BUILT_IN  # and not the folder where it is installed
         if chat.model is None and chat.tokenizer is None and key not in _built_in:
             _built_in.clear()
             _built_in[key] = engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
@@ -34,6 +34,18 @@ class LoadedChat(ChatParameters):
         if self._engine is None:
             self._engine = shared_engine(self)
         return self._engine
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copy the parameters; the model itself, and a memory bound to it, are shared."""
+        memo = {} if memo is None else memo
+        for shared in (self._engine, self.model, self.tokenizer, self.slot):
+            memo[id(shared)] = shared
+        return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """The parameters; who unpickles them loads the model, or shares it."""
+        state: dict[Any, Any] = super().__getstate__()
+        return {**state, "__pydantic_private__": {"_engine": None}}
 
     @property
     def _llm_type(self) -> str:

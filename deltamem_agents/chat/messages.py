@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import tool_call_chunk
 
 from deltamem_agents.chat.errors import ChatRequestError
+from deltamem_agents.chat.values import check_text
 from deltamem_agents.runtime.answer import Final, Usage
 from deltamem_agents.runtime.reply import CallPart, Part, ReasoningPart
 
@@ -66,6 +68,7 @@ def to_dict(message: BaseMessage) -> dict[str, Any]:
         and isinstance(message.content, str)
         and not (message.additional_kwargs or message.name)
     ):
+        check_text(message.content)
         return {"role": role, "content": message.content}
     text, thought = _split(message.content)
     entry: dict[str, Any] = {"role": _role(message), "content": text}
@@ -87,6 +90,9 @@ def to_dict(message: BaseMessage) -> dict[str, Any]:
         entry["name"] = message.name
     if message.additional_kwargs.get("lc_source") == "summarization":
         entry["summary"] = True
+    check_text(text, thought, message.name or "")
+    if calls := [*entry.get("tool_calls", ()), *entry.get("invalid_tool_calls", ())]:
+        check_text(json.dumps(calls, ensure_ascii=False, default=str))
     return entry
 
 
@@ -162,14 +168,35 @@ def to_message(final: Final, name: str) -> AIMessage:
     )  # fmt: skip
 
 
-def to_chunk(part: Part) -> AIMessageChunk:
-    """Make a piece of a reply a chunk."""
-    if isinstance(part, CallPart):
-        call = tool_call_chunk(name=part.name, args=part.arguments, id=part.id, index=part.index)
-        return AIMessageChunk(content="", tool_call_chunks=[call])
-    if isinstance(part, ReasoningPart):
-        return AIMessageChunk(content="", additional_kwargs={"reasoning_content": part.text})
-    return AIMessageChunk(content=part.text)
+class Chunks:
+    """Makes the pieces of one reply chunks.
+
+    Args:
+        blocks: whether LangChain is to make a list of blocks of them (output_version="v1"). It
+            merges those of one index, so text and calls are numbered together then.
+    """
+
+    def __init__(self, *, blocks: bool) -> None:
+        self._blocks = blocks
+        self._index = -1
+        self._latest: tuple[type[Part], int] | None = None
+
+    def of(self, part: Part) -> AIMessageChunk:
+        """Make a piece of the reply a chunk."""
+        number = part.index if isinstance(part, CallPart) else 0
+        if (type(part), number) != self._latest:
+            self._latest = type(part), number
+            self._index += 1
+        if isinstance(part, CallPart):
+            index = self._index if self._blocks else number
+            call = tool_call_chunk(name=part.name, args=part.arguments, id=part.id, index=index)
+            return AIMessageChunk(content="", tool_call_chunks=[call])
+        if isinstance(part, ReasoningPart):
+            return AIMessageChunk(content="", additional_kwargs={"reasoning_content": part.text})
+        if self._blocks:
+            text = {"type": "text", "text": part.text, "index": self._index}
+            return AIMessageChunk(content=[text])
+        return AIMessageChunk(content=part.text)
 
 
 def to_last_chunk(final: Final, name: str) -> AIMessageChunk:

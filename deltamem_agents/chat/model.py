@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -13,14 +13,15 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
-from pydantic import PrivateAttr
 
+from deltamem_agents.chat.binding import ChatBinding
 from deltamem_agents.chat.calls import Call, prepare
 from deltamem_agents.chat.errors import as_langchain
 from deltamem_agents.chat.loaded import LoadedChat
-from deltamem_agents.chat.messages import to_chunk, to_dicts, to_last_chunk, to_message
+from deltamem_agents.chat.messages import Chunks, to_dicts, to_last_chunk, to_message
 from deltamem_agents.chat.structured import structured
 from deltamem_agents.chat.tools import tool_schemas
+from deltamem_agents.chat.values import check_text
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import StateError
 from deltamem_agents.runtime.answer import Final
@@ -37,8 +38,6 @@ class ChatDeltaMem(LoadedChat):
     from an empty one and forgets it afterwards.
     """
 
-    _slot: MemorySlot | None = PrivateAttr(default=None)
-
     # Memory
 
     def with_memory(self, slot: MemorySlot) -> Self:
@@ -48,11 +47,12 @@ class ChatDeltaMem(LoadedChat):
             slot: `before` is the memory the call starts from; `after` is set when it has ended.
 
         Returns:
-            A copy that shares the engine and never answers from LangChain's cache.
+            A copy that shares the engine and never answers from LangChain's cache. It keeps the
+            memory as `bind_tools`, `with_config` or `configurable_fields` wrap it, and a model with
+            tools or a config bound to it has this method too. Call it before
+            `configurable_fields` and `with_structured_output`, not after.
         """
-        bound = self.model_copy(update={"cache": False})
-        bound._slot = slot
-        return bound
+        return self.model_copy(update={"slot": slot, "cache": False})
 
     def session(self, memory: MemoryState | None = None) -> ChatSession:
         """Start a conversation that keeps its own memory, without LangGraph."""
@@ -66,6 +66,15 @@ class ChatDeltaMem(LoadedChat):
 
         self.model_copy(update={"cache": False}).invoke([HumanMessage(".")], max_tokens=2)
         return self
+
+    def bind(self, **kwargs: Any) -> ChatBinding:  # type: ignore[override]
+        """Bind parameters of calls."""
+        return ChatBinding(bound=self, kwargs=kwargs, config={})
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> ChatBinding:
+        """Bind a config."""
+        merged = cast("RunnableConfig", {**(config or {}), **kwargs})
+        return ChatBinding(bound=self, kwargs={}, config=merged)
 
     # Calls
 
@@ -104,11 +113,12 @@ class ChatDeltaMem(LoadedChat):
     ) -> Iterator[ChatGenerationChunk]:
         with as_langchain():
             call = self._call(messages, stop, kwargs, pieces=True)
+            chunks = Chunks(blocks=self.output_version == "v1")
             with closing(self.engine.generate(*call.arguments, **call.keywords)) as events:
                 for event in events:
-                    chunk = self._chunk(call, event)
+                    chunk = self._chunk(call, chunks, event)
                     if run_manager:
-                        run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
 
     async def _astream(
@@ -120,11 +130,12 @@ class ChatDeltaMem(LoadedChat):
     ) -> AsyncIterator[ChatGenerationChunk]:
         with as_langchain():
             call = self._call(messages, stop, kwargs, pieces=True)
+            chunks = Chunks(blocks=self.output_version == "v1")
             async with aclosing(self.engine.agenerate(*call.arguments, **call.keywords)) as events:
                 async for event in events:
-                    chunk = self._chunk(call, event)
+                    chunk = self._chunk(call, chunks, event)
                     if run_manager:
-                        await run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
 
     def batch(
@@ -136,15 +147,35 @@ class ChatDeltaMem(LoadedChat):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Answer many inputs side by side, on one forward call a token for all of them."""
-        configs = get_config_list(config, len(inputs))
-        for each in configs:
-            each.setdefault("max_concurrency", len(inputs))
+        configs = self._side_by_side(config, len(inputs))
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """As `batch`."""
+        configs = self._side_by_side(config, len(inputs))
+        return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    def _side_by_side(
+        self, config: RunnableConfig | list[RunnableConfig] | None, count: int
+    ) -> list[RunnableConfig]:
+        """Let in as many at once as the queue takes, where the caller names no number."""
+        configs = get_config_list(config, count)
+        for each in configs:
+            most = min(count, self.engine.scheduler.queue_size)
+            each["max_concurrency"] = each.get("max_concurrency") or most
+        return configs
 
     def _call(
         self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any], *, pieces: bool
     ) -> Call:
-        slot = self._slot
+        slot = self.slot
         if slot is not None and slot.after is not None:
             raise StateError(
                 "a slot serves one call", got=slot, remedy="Make a MemorySlot for each call."
@@ -157,9 +188,9 @@ class ChatDeltaMem(LoadedChat):
         message = to_message(final, self.engine.name)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _chunk(self, call: Call, event: Any) -> ChatGenerationChunk:
+    def _chunk(self, call: Call, chunks: Chunks, event: Any) -> ChatGenerationChunk:
         if not isinstance(event, Final):
-            return ChatGenerationChunk(message=to_chunk(event))
+            return ChatGenerationChunk(message=chunks.of(event))
         if call.slot is not None:
             call.slot.fill(event.state)
         info = {"finish_reason": event.finish_reason}
@@ -170,6 +201,7 @@ class ChatDeltaMem(LoadedChat):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the ids of a text, without a template."""
+        check_text(text)
         ids: list[int] = self.engine.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -197,7 +229,7 @@ class ChatDeltaMem(LoadedChat):
             tools: functions, pydantic classes, TypedDicts, BaseTools, or JSON schemas.
             tool_choice: "auto" or None lets the model decide; "any", "required" or True makes it
                 call one; "none" forbids it; a tool's name (or {"type": "function", "function":
-                {"name"}}) makes it call that one.
+                {"name"}}, {"type": "tool", "name"}) makes it call that one.
             **kwargs: for calls: `parallel_tool_calls`, `response_format`, temperature, ...
 
         Raises:
@@ -223,11 +255,13 @@ class ChatDeltaMem(LoadedChat):
         """Make replies follow a schema, which decoding then enforces.
 
         Args:
-            schema: a pydantic class, a TypedDict, or a JSON schema.
+            schema: a pydantic class, a TypedDict, or a JSON schema; for "function_calling" one of
+                objects, with a title.
             include_raw: return {"raw", "parsed", "parsing_error"}.
             method: "json_schema", "function_calling" or "json_mode" (any JSON object).
             strict: accepted; decoding is strict in every case but json_mode.
-            **kwargs: for calls; `tools` may be among them.
+            **kwargs: for calls; `tools` may be among them. Where the model calls one, the result
+                is None; with include_raw the call is in "raw".
 
         Raises:
             ChatRequestError: the schema cannot be used, or the method is unknown.

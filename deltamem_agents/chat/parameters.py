@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import ConfigDict, Field, model_validator
 
 from deltamem_agents.errors import ConfigError
+from deltamem_agents.runtime.slot import MemorySlot
 from deltamem_agents.runtime.template import WritePolicy
 
 _HOSTED = {"api_key", "base_url", "max_retries"}  # of hosted models: accepted, without effect here
+
+_DEFAULTED = ("temperature", "top_p", "top_k", "repetition_penalty")  # None means the default
 
 
 class ChatParameters(BaseChatModel):
@@ -69,6 +72,8 @@ class ChatParameters(BaseChatModel):
     """Bytes of keys and values kept of recent conversations."""
     queue_size: int = 256
     """Most calls in work or waiting."""
+    slot: MemorySlot | None = Field(default=None, exclude=True, repr=False)
+    """One call's memory; `with_memory` binds it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -81,7 +86,15 @@ class ChatParameters(BaseChatModel):
                     got=unknown,
                     remedy="Leave it out; help(ChatDeltaMem) lists them all.",
                 )
+            unset = {name for name in _DEFAULTED if values.get(name, 0) is None}
+            values = {name: value for name, value in values.items() if name not in unset}
             if "torch_dtype" in values:
                 values = {"dtype": values["torch_dtype"], **values}
                 del values["torch_dtype"]
         return values
+
+    @model_validator(mode="after")
+    def _never_cached_with_a_memory(self) -> Self:
+        if self.slot is not None:
+            self.cache = False  # an answer from a cache would leave no memory
+        return self

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from deltamem_agents.chat.errors import ChatRequestError
+from deltamem_agents.chat.schemas import json_schema
 
 if TYPE_CHECKING:
     from deltamem_agents.chat.model import ChatDeltaMem
@@ -33,7 +34,7 @@ def structured(
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
     kwargs["ls_structured_output_format"] = {
         "kwargs": {"method": method},
-        "schema": _json_schema(schema),
+        "schema": json_schema(schema),
     }
     if method == "function_calling":
         bound, parser = _by_call(chat, schema, is_class, kwargs)
@@ -62,22 +63,30 @@ def _by_call(chat: Any, schema: Any, is_class: bool, kwargs: dict[str, Any]) -> 
 def _by_content(
     chat: Any, schema: Any, is_class: bool, method: str, kwargs: dict[str, Any]
 ) -> tuple[Any, Any]:
-    parser: Any = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
+    parser: Any = _ClassOrCall(pydantic_object=schema) if is_class else _JsonOrCall()
     if method == "json_mode":
         wanted: dict[str, Any] = {"type": "json_object"}
     else:
-        wanted = {"type": "json_schema", "json_schema": {"schema": _json_schema(schema)}}
+        wanted = {"type": "json_schema", "json_schema": {"schema": json_schema(schema)}}
     if tools := kwargs.pop("tools", None):
         return chat.bind_tools(tools, response_format=wanted, **kwargs), parser
     return chat.bind(response_format=wanted, **kwargs), parser
 
 
-def _json_schema(schema: Any) -> dict[str, Any]:
-    try:
-        return convert_to_json_schema(schema)
-    except Exception as error:
-        raise ChatRequestError(
-            "a schema is a pydantic class, a TypedDict or a JSON schema with a title",
-            got=f"{schema!r} ({str(error).splitlines()[0]})",
-            remedy="Pass one of these.",
-        ) from error
+class _JsonOrCall(JsonOutputParser):
+    """None where the model calls a tool first: the raw message has the call."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        return None if _calls(result) else super().parse_result(result, partial=partial)
+
+
+class _ClassOrCall(PydanticOutputParser[Any]):
+    """As `_JsonOrCall`."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        return None if _calls(result) else super().parse_result(result, partial=partial)
+
+
+def _calls(result: list[Generation]) -> bool:
+    message = result[0].message if isinstance(result[0], ChatGeneration) else None
+    return bool(getattr(message, "tool_calls", ()) or getattr(message, "invalid_tool_calls", ()))
