@@ -30,7 +30,9 @@ def json_schema(schema: Any) -> dict[str, Any]:
         if is_json_schema(schema):
             return dict(schema)
         if isinstance(schema, type) and is_basemodel_subclass(schema):
-            return class_schema(schema)
+            whole = class_schema(schema)
+            if is_recursive(whole):  # which LangChain's own form, without references, cannot say
+                return whole
         return convert_to_json_schema(schema)
     except Exception as error:
         raise ChatRequestError(
