@@ -157,12 +157,13 @@ def test_reasoning_comes_back_within_a_tool_loop(model):
 def test_a_named_checkpoint_runs_the_standard_tests(saved):
     """The class that `DELTAMEM_TEST_MODEL` switches on, with a checkpoint that knows nothing."""
     names = {"DELTAMEM_TEST_MODEL": saved[0], "DELTAMEM_TEST_ADAPTER": saved[1]}
+    outer = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}  # of workers
     wanted = "test_invoke or test_ainvoke or test_stream_time or test_conversation or test_stop"
     file = Path(__file__).with_name("test_standard_builtin.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
          f"{file}::TestLocalCheckpoint", "-k", wanted],
-        env={**os.environ, **names}, capture_output=True, text=True, timeout=1800, check=False,
+        env={**outer, **names}, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
     assert "4 passed" in done.stdout  # three more are skipped, which it does not claim to support
