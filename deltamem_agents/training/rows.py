@@ -129,7 +129,7 @@ class Tokeniser:
     def _foreseen(self, turn: Turn | Instruction, ids: list[int]) -> list[int]:
         """For each token of a turn, what it may be trained to foresee; see `Rows`."""
         found = [-1] * len(ids)
-        if isinstance(turn, Instruction) or turn.kind not in ASKED:
+        if isinstance(turn, Instruction) or turn.kind not in ASKED or not turn.subjects:
             return found
         value = turn.values[0] if turn.values else None
         _, subject, _, known = self._ids(sentence(turn.subjects[0], value))[:4]
