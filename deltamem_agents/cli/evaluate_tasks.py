@@ -282,9 +282,7 @@ def ablation(
     tokens: Annotated[int, typer.Option(help="Of a batch, about.")] = 3000,
     conversations: Annotated[int, typer.Option(help="Of each line of recall.")] = 50,
     backbone: Annotated[Path | None, typer.Option(help="A folder; the built-in one.")] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="An adapter to begin with; without, from nothing.")
-    ] = None,
+    start: Annotated[Path | None, typer.Option(help="An adapter to begin with.")] = None,
     seed: Seed = 0,
 ) -> None:
     """What each choice of the adapter is worth: short trainings on a frozen backbone."""
@@ -292,9 +290,8 @@ def ablation(
     from deltamem_agents.evaluation.ablation_report import table
 
     chosen = tuple(axis.strip() for axis in axes.split(",") if axis.strip()) or AXES
-    settings = AblationSettings(
-        backbone, start, steps, tokens, conversations, seed=seed, axes=chosen
-    )
+    shared = (backbone, start, steps, tokens, conversations)
+    settings = AblationSettings(*shared, seed=seed, axes=chosen)
     out = console()
     found = run_ablation(
         settings, output, lambda cell, result: out.print(f"{cell.axis} {cell.value}: done")
