@@ -158,7 +158,7 @@ def to_message(final: Final, name: str) -> AIMessage:
         ],
         invalid_tool_calls=[
             InvalidToolCall(
-                name=call["name"], args=call["args"], id=call["id"], error=None,
+                name=call["name"], args=call["args"], id=call["id"], error=call.get("error"),
                 type="invalid_tool_call",
             )
             for call in entry.get("invalid_tool_calls", ())
