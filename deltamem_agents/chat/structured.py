@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.exceptions import OutputParserException
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, Generation
@@ -74,7 +75,11 @@ def _by_content(
 
 
 class _JsonOrCall(JsonOutputParser):
-    """None where the model calls a tool first: the raw message has the call."""
+    """None where the model calls a tool first: the raw message has the call.
+
+    Raises:
+        OutputParserException: the reply was cut by `max_tokens`.
+    """
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         return None if _calls(result) else super().parse_result(result, partial=partial)
@@ -88,5 +93,13 @@ class _ClassOrCall(PydanticOutputParser[Any]):
 
 
 def _calls(result: list[Generation]) -> bool:
+    """Whether a reply calls a tool; refuses one that was cut, which the grammar has closed."""
     message = result[0].message if isinstance(result[0], ChatGeneration) else None
-    return bool(getattr(message, "tool_calls", ()) or getattr(message, "invalid_tool_calls", ()))
+    if getattr(message, "tool_calls", ()) or getattr(message, "invalid_tool_calls", ()):
+        return True
+    if message is not None and message.response_metadata.get("finish_reason") == "length":
+        raise OutputParserException(
+            "A reply that follows a schema is whole; this one was cut. Raise max_tokens.",
+            llm_output=message.text,
+        )
+    return False

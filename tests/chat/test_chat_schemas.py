@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import BaseModel
@@ -102,6 +103,23 @@ def test_an_agent_with_a_provider_strategy_thinks_calls_and_answers(thinker):
     assert state["structured_response"] == Person(name="Ann", age=5)
 
 
+@pytest.mark.parametrize("schema", [Person, Person.model_json_schema()])
+def test_what_max_tokens_cut_is_no_answer(schema):
+    """The grammar closes a reply that is cut, so that it would parse."""
+    long = PERSON.replace("Ann", "Ann " * 40)
+    engine = scripted(tiny_engine(window=4096), lambda prompt: long)
+    model, short = ChatDeltaMem(model=engine), ChatDeltaMem(model=engine, max_tokens=60)
+    assert model.with_structured_output(schema).invoke("who?") == (
+        Person.model_validate_json(long) if schema is Person else json.loads(long)
+    )
+    answer = short.with_structured_output(schema, include_raw=True).invoke("who?")
+    assert json.loads(answer["raw"].text)["name"].startswith("Ann Ann")
+    assert answer["parsed"] is None
+    assert isinstance(answer["parsing_error"], OutputParserException)
+    with pytest.raises(OutputParserException, match="max_tokens"):
+        list(short.with_structured_output(schema).stream("who?"))
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_noise_keeps_to_the_schema_and_comes_to_an_end(name, tmp_path):
     """A checkpoint that knows nothing, sampled: what follows the thought is a person."""
@@ -161,6 +179,12 @@ def arguments(reply: Any) -> Any:
     return json.loads(reply.invalid_tool_calls[0]["args"][:-1])
 
 
+def said(model: Any, schema: Any, prompt: str, **options: Any) -> Any:
+    """The content of a reply that follows a schema, cut or whole."""
+    bound = model.with_structured_output(schema, include_raw=True, **options)
+    return json.loads(bound.invoke(prompt)["raw"].text)
+
+
 @pytest.mark.parametrize("kind", HUGE)
 def test_numbers_of_any_schema_can_be_kept(kind):
     """The script wants infinities and integers of many digits, as a value of any type."""
@@ -173,12 +197,12 @@ def test_numbers_of_any_schema_can_be_kept(kind):
     forms = [
         arguments(model.bind_tools([keep]).invoke(f"{kind} call")),
         arguments(whole),
-        model.with_structured_output(
-            {"title": "t", "type": "object", "properties": {"x": {}}, "required": ["x"]}
-        ).invoke(f"{kind} content"),
-        model.with_structured_output({"title": "t", "type": "object"}, method="json_mode").invoke(
-            f"{kind} content"
+        said(
+            model,
+            {"title": "t", "type": "object", "properties": {"x": {}}, "required": ["x"]},
+            f"{kind} content",
         ),
+        said(model, {"title": "t", "type": "object"}, f"{kind} content", method="json_mode"),
     ]
     for form in forms:
         found = numbers(form)
