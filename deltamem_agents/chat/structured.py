@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.exceptions import OutputParserException
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, Generation
@@ -18,6 +18,7 @@ from deltamem_agents.chat.schemas import json_schema
 if TYPE_CHECKING:
     from deltamem_agents.chat.model import ChatDeltaMem
 
+_LOG = logging.getLogger(__name__)
 _METHODS = ("json_schema", "function_calling", "json_mode")
 
 
@@ -75,11 +76,7 @@ def _by_content(
 
 
 class _JsonOrCall(JsonOutputParser):
-    """None where the model calls a tool first: the raw message has the call.
-
-    Raises:
-        OutputParserException: the reply was cut by `max_tokens`.
-    """
+    """None where the model calls a tool first: the raw message has the call."""
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         return None if _calls(result) else super().parse_result(result, partial=partial)
@@ -93,13 +90,10 @@ class _ClassOrCall(PydanticOutputParser[Any]):
 
 
 def _calls(result: list[Generation]) -> bool:
-    """Whether a reply calls a tool; refuses one that was cut, which the grammar has closed."""
+    """Whether a reply calls a tool; warns of one that was cut, since the grammar has closed it."""
     message = result[0].message if isinstance(result[0], ChatGeneration) else None
     if getattr(message, "tool_calls", ()) or getattr(message, "invalid_tool_calls", ()):
         return True
     if message is not None and message.response_metadata.get("finish_reason") == "length":
-        raise OutputParserException(
-            "A reply that follows a schema is whole; this one was cut. Raise max_tokens.",
-            llm_output=message.text,
-        )
+        _LOG.warning("max_tokens cut a reply that follows a schema; its values are shortened")
     return False
