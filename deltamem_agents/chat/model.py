@@ -254,8 +254,8 @@ class ChatDeltaMem(LoadedChat):
     ) -> Runnable[LanguageModelInput, Any]:
         """Make replies follow a schema, which decoding then enforces.
 
-        A reply that `max_tokens` would cut is closed early, so that it still parses, with values that
-        are shorter than meant: a warning is logged, and the raw message's finish_reason is "length".
+        A reply that `max_tokens` would cut is closed early, so that it still parses, with values
+        shorter than meant: a warning is logged, and the raw message's finish_reason is "length".
 
         Args:
             schema: a pydantic class, a TypedDict, or a JSON schema; for "function_calling" one of
