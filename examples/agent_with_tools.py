@@ -1,7 +1,8 @@
 """An agent with tools: the model calls one, its result goes back, the model answers.
 
 Decoding follows the tools' schemas, so that even the small built-in model makes a valid call; but
-it has not learnt when to call and with which values. Here it is told to; a larger model decides.
+it has not learnt when to call, with which values, and what to say of a result. Here it is told to
+call; a larger model decides. What to look at is the order of things, not the words.
 
 Run: python examples/agent_with_tools.py
 """
@@ -31,7 +32,7 @@ def call_a_tool_first(request, handler):
 thread = {"configurable": {"thread_id": "home"}}
 with TemporaryDirectory() as folder, SQLAlchemySaver(f"sqlite:///{folder}/home.db") as saver:
     agent = create_agent(
-        ChatDeltaMem(max_tokens=60),
+        ChatDeltaMem(max_tokens=48),
         tools=[switch_lamp],
         middleware=[call_a_tool_first, DeltaMemMiddleware()],
         checkpointer=saver,

@@ -36,9 +36,14 @@ def main() -> dict[str, str]:
         "How was your day?",
     ):
         decision = router.probe(question, scope)
-        answered = str(router.answer(decision)) if decision.route == "exact" else "-"
-        answers[question] = answered
-        print(f"{question:40} {decision.route:8} {answered}")
+        if decision.route == "exact":
+            answer = str(router.answer(decision))
+        elif decision.route == "both":  # passages that may help: the model reads them
+            answer = f"(the model, with {len(decision.facts)} passages at hand)"
+        else:
+            answer = "(the model, from its memory)"
+        answers[question] = answer
+        print(f"{question:40} {decision.route:8} {answer}")
     return answers
 
 

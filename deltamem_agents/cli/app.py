@@ -54,8 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, 1 where a command's own check failed, 2 for an error of ours or of the
-        command line, 130 where the user interrupted it.
+        The exit status: 0, 1 where a command's own check failed, 2 for an error of ours, of the
+        command line or of a path, 130 where the user interrupted it.
     """
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -64,6 +64,9 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except DeltaMemError as error:
+        console(error=True).print(f"[red]{type(error).__name__}:[/red] {escape(str(error))}")
+        return 2
+    except OSError as error:  # of a path on the command line: no folder, no right, no file
         console(error=True).print(f"[red]{type(error).__name__}:[/red] {escape(str(error))}")
         return 2
     except KeyboardInterrupt:

@@ -155,6 +155,9 @@ class Talk:
         thread = ThreadMemory(self.agent, self.config)
         wanted = text.casefold()
         report = thread.forget(lambda message: wanted in str(message.text).casefold())
-        self.out.print(
-            f"{len(report.message_ids)} messages are gone; the memory was rebuilt without them."
-        )
+        count = len(report.message_ids)
+        if not count:
+            self.out.print(f"No message says {text!r}; nothing was changed.")
+            return
+        gone = "1 message is" if count == 1 else f"{count} messages are"
+        self.out.print(f"{gone} gone; the memory was rebuilt without what was said there.")

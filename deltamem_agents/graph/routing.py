@@ -41,7 +41,10 @@ def consult(
         state's new head of the branch.
     """
     asked = [place for place, message in enumerate(messages) if isinstance(message, HumanMessage)]
-    if not asked or not config.get("configurable", {}).get("thread_id"):
+    if not asked:
+        return None, {}
+    if not config.get("configurable", {}).get("thread_id"):
+        logger.warning("router: not asked, since the call's config has no thread_id")
         return None, {}
     text = str(messages[asked[-1]].text)
 

@@ -24,7 +24,7 @@ class MemorySettings:
         start: the memory that new threads begin with; see `read_once`.
 
     Raises:
-        ConfigError: `on_divergence` or `start` is none of these.
+        ConfigError: `router`, `on_divergence` or `start` is none of these.
     """
 
     router: HybridRouter | None = None
@@ -32,6 +32,12 @@ class MemorySettings:
     start: MemoryState | None = None
 
     def __post_init__(self) -> None:
+        if self.router is not None and not isinstance(self.router, HybridRouter):
+            raise ConfigError(
+                "router is a HybridRouter",
+                got=type(self.router).__name__,
+                remedy="Pass HybridRouter(FactStore(saver)), or leave it out.",
+            )
         if self.on_divergence not in ("rebuild", "raise"):
             raise ConfigError(
                 "on_divergence is 'rebuild' or 'raise'",

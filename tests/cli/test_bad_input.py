@@ -161,3 +161,11 @@ def test_the_demo_does_not_touch_a_database_that_is_there(
 def test_every_error_of_ours_says_rule_and_remedy() -> None:
     error = DeltaMemError("a rule holds", got="something else", remedy="Do this.")
     assert str(error) == "a rule holds; got something else. Do this."
+
+
+def test_a_folder_that_is_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    said = refused(capsys, "demo", "--folder", taken)
+    assert "taken" in said
+    assert taken.read_text() == "mine"

@@ -56,7 +56,7 @@ PROMISES = {
     ],
     "rag_beside": [
         r"login service's port\? +exact +The login service's port is 9300\. \[.*runbook-2",
-        r"audit service's port\? +abstain",
+        r"audit service's port\? +both +\(the model, with \d passages",
         r"your day\? +neural",
     ],
     "service": [

@@ -13,6 +13,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from deltamem_agents.chat import ChatDeltaMem
 from deltamem_agents.chat.messages import to_dict
 from deltamem_agents.core.state import MemoryState
+from deltamem_agents.errors import ConfigError
 from deltamem_agents.graph.middleware import DeltaMemMiddleware
 from deltamem_agents.graph.nodes import memory_node
 from deltamem_agents.router import FactStore, HybridRouter
@@ -157,3 +158,18 @@ def test_what_is_told_is_confirmed_and_not_answered_from_the_store(file_saver: A
     assert "Lisbon" in say("Remember that my boss's home city is Lisbon.")
     assert "48213" not in say("My locker code is now 60217.")
     assert "60217" in say("What is my locker code?")
+
+
+def test_a_call_without_a_thread_says_that_the_router_was_not_asked(
+    file_saver: Any, tiny: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = DeltaMemMiddleware(router=HybridRouter(FactStore(file_saver)))
+    agent: Any = create_agent(tiny(**WIDE), middleware=[memory])
+    reply = agent.invoke({"messages": [("user", "what is the port?")]})["messages"][-1]
+    assert "router" not in reply.response_metadata
+    assert "no thread_id" in caplog.text
+
+
+def test_a_router_is_a_router() -> None:
+    with pytest.raises(ConfigError, match="HybridRouter"):
+        DeltaMemMiddleware(router="x")
