@@ -100,14 +100,18 @@ def nearest_agreeing(
     before: MemoryState | None = state.get(START_KEY) or start
     refused = state.get(MEMORY_KEY)
     chain = yield from place.ancestors(refused)
+    complete = bool(chain) and not chain[-1].parent_config
     for index, saved in enumerate(chain):
         memory = memory_in(saved)
         if memory is None or memory == refused:
             continue
         lost = reader.lost(memory, messages)
-        if lost == 0 or (lost and _has_left(memory, lost, messages, chain[index::-1])):
+        if lost == 0:
             return memory
-    complete = bool(chain) and not chain[-1].parent_config
+        before_it = memory_in(chain[index + 1]) if index + 1 < len(chain) else None
+        landed = before_it != memory and (index + 1 < len(chain) or complete)
+        if lost and landed and _has_left(memory, lost, messages, chain[index::-1]):
+            return memory
     if refused is not None and not complete and not _whole(reader, refused, messages):
         before = at_boundary(refused)
     return before
@@ -128,7 +132,8 @@ def _has_left(
         memory: an ancestor's.
         lost: how many of its visible messages are not in the history.
         messages: the history as it is now.
-        since: the ancestor's checkpoint and those after it, oldest first.
+        since: the checkpoint that the memory landed in, with the messages that it had read, and
+            those after it, oldest first.
     """
     told = messages_in(since[0]) if has_messages(since[0]) else []
     visible = [one for one in told if one.type != "system"][-len(memory.ledger.visible) :]

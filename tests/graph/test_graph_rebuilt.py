@@ -15,6 +15,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
 from deltamem_agents.chat.messages import to_dict
 from deltamem_agents.graph.middleware import DeltaMemMiddleware
+from deltamem_agents.graph.operators import ThreadMemory
 
 WHERE: Any = {"configurable": {"thread_id": "t"}}
 
@@ -66,6 +67,21 @@ def test_what_is_put_in_place_of_a_beginning_is_no_eviction(tiny: Any) -> None:
     again = [RemoveMessage(REMOVE_ALL_MESSAGES), HumanMessage("anew"), *rest]
     graph.update_state(WHERE, {"messages": again})
     say(graph, 3)
+    is_read_on(model, graph, None)
+
+
+def test_an_edited_beginning_is_not_taken_for_one_that_left(tiny: Any) -> None:
+    """A checkpoint may hold messages that its memory has not read yet: an edit, a new question."""
+    model = tiny(context_window=900, low_water=500, max_tokens=4)
+    graph = agent(model)
+    ThreadMemory(graph, WHERE).ingest([HumanMessage("fact 0", id="h0")])
+    graph.update_state(WHERE, {"messages": [HumanMessage("another", id="h0")]})
+    say(graph, 1)
+    (edited, *gone) = values(graph)["messages"]
+    assert edited.text == "another"
+    removed = [RemoveMessage(str(message.id)) for message in gone]
+    graph.update_state(WHERE, {"messages": removed}, as_node="model")
+    say(graph, 2)
     is_read_on(model, graph, None)
 
 
