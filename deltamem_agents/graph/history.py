@@ -126,7 +126,7 @@ def _has_left(
     """Whether the oldest messages that a memory holds visible have left the thread since.
 
     They were changed instead where one is still there under its id, or where the messages now begin
-    with one that never stood behind them.
+    with one that did not stand behind them all the time.
 
     Args:
         memory: an ancestor's.
@@ -143,9 +143,15 @@ def _has_left(
         return False
     if not gone.isdisjoint(message.id for message in messages):
         return False
-    kept = (messages_in(saved) for saved in since if has_messages(saved))
-    stood = ({message.id for message in one} for one in kept)
-    return any(stay[0].id in ids and not gone.isdisjoint(ids) for ids in stood)
+    places = [
+        {message.id: place for place, message in enumerate(messages_in(saved))}
+        for saved in since
+        if has_messages(saved)
+    ]
+    both = [one for one in places if stay[0].id in one and not gone.isdisjoint(one)]
+    return bool(both) and all(
+        one[stay[0].id] > max(one[name] for name in gone if name in one) for one in both
+    )
 
 
 def _whole(reader: Reader, memory: MemoryState, messages: Sequence[AnyMessage]) -> bool:

@@ -85,6 +85,19 @@ def test_an_edited_beginning_is_not_taken_for_one_that_left(tiny: Any) -> None:
     is_read_on(model, graph, None)
 
 
+def test_what_is_removed_behind_another_message_has_not_left(tiny: Any) -> None:
+    model = tiny(context_window=900, low_water=500, max_tokens=4)
+    graph = agent(model)
+    ThreadMemory(graph, WHERE).ingest([HumanMessage("fact 0", id="h0")])
+    (told,) = values(graph)["messages"]
+    inserted = [RemoveMessage(REMOVE_ALL_MESSAGES), HumanMessage("before it", id="new"), told]
+    graph.update_state(WHERE, {"messages": inserted}, as_node="model")
+    say(graph, 1)
+    graph.update_state(WHERE, {"messages": [RemoveMessage("h0")]}, as_node="model")
+    say(graph, 2)
+    is_read_on(model, graph, None)
+
+
 def test_summaries_beside_a_prompt_that_changes_for_one_call(tiny: Any) -> None:
     @wrap_model_call
     def dated(request: Any, handler: Any) -> Any:
