@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from sqlalchemy import select
+
 from deltamem_agents.errors import EncryptionError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from deltamem_agents.checkpoint.context import Context
     from deltamem_agents.checkpoint.session import Session
     from deltamem_agents.checkpoint.transactions import Operation
@@ -27,7 +31,29 @@ def check_key(session: Session, context: Context) -> None:
         EncryptionError: it was changed.
     """
     found = session.rows(session.statements.sealed, {"tenant": context.tenant})
-    if (bytes(found[0][0]) if found else None) != context.key.sealed:
+    _compare(found[0][0] if found else None, context)
+
+
+def check_key_on(connection: Connection, context: Context, *, hold: bool = True) -> None:
+    """`check_key` for stores beside the saver, whose statements are SQLAlchemy's.
+
+    Args:
+        connection: inside the operation's transaction.
+        context: what the operation seals with.
+        hold: keep the row as it is until the transaction ends; False where it only reads.
+
+    Raises:
+        EncryptionError: it was changed.
+    """
+    table = context.tables.tenants
+    statement = select(table.c.wrapped_key).where(table.c.tenant == context.tenant)
+    if hold:  # SQLite knows no such clause, and SQLAlchemy leaves it out there
+        statement = statement.with_for_update(read=True)
+    _compare(connection.scalar(statement), context)
+
+
+def _compare(sealed: bytes | None, context: Context) -> None:
+    if (None if sealed is None else bytes(sealed)) != context.key.sealed:
         raise EncryptionError(
             f"the contents of tenant {context.tenant!r} are sealed with the key that it has now",
             got="a key from before it was changed",
@@ -35,11 +61,16 @@ def check_key(session: Session, context: Context) -> None:
         )
 
 
+def checked_last(family: str, context: Context) -> bool:
+    """Whether a write looks at the key after its rows instead of before them."""
+    return family == "mysql" and context.key.sealed is None
+
+
 def guarded(context: Context, operation: Operation[T]) -> Operation[T]:
     """The operation, if the tenant's key is still the context's."""
 
     def run(session: Session) -> T:
-        last = session.statements.family == "mysql" and context.key.sealed is None
+        last = checked_last(session.statements.family, context)
         if not last:
             check_key(session, context)
         result = operation(session)

@@ -10,7 +10,7 @@ from sqlalchemy import and_, delete, insert, select, text, update
 from deltamem_agents.checkpoint import metadata as meta
 from deltamem_agents.checkpoint import rows
 from deltamem_agents.checkpoint.fact_rows import rekey_facts
-from deltamem_agents.checkpoint.fact_tables import fact_tables
+from deltamem_agents.checkpoint.fact_tables import fact_tables, tenant_hash
 from deltamem_agents.checkpoint.guard import check_key
 from deltamem_agents.checkpoint.serde import Coder, with_cipher
 
@@ -76,9 +76,16 @@ def _set_key(change: _Change, key: Key) -> None:
 
 def _wait(change: _Change) -> None:
     """Until those have committed who wrote before the key was set; whoever comes later sees it."""
+    facts = fact_tables(change.tables.schema, change.tables.prefix)
     for table in (change.tables.checkpoints, change.tables.writes):
         own = select(table.c.checkpoint_id).where(table.c.tenant == change.tenant)
         change.connection.execute(own.with_for_update()).all()
+    for table in (facts.facts, facts.tombstones):
+        own = select(table.c.fact_id).where(table.c.tenant == tenant_hash(change.tenant))
+        change.connection.execute(own.with_for_update()).all()
+    known = select(facts.facts.c.number).where(facts.facts.c.tenant == tenant_hash(change.tenant))
+    vectors = select(facts.vectors.c.fact).where(facts.vectors.c.fact.in_(known))
+    change.connection.execute(vectors.with_for_update()).all()
 
 
 def _facts(session: Session, change: _Change, context: Context) -> None:

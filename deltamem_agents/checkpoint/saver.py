@@ -117,6 +117,10 @@ class SQLAlchemySaver(Management, BaseCheckpointSaver[str]):
         """The tenant and how its values are encoded; sets the database up on first use."""
         return self._tenancy.context(self.serde, self._database)
 
+    def context_after(self, refused: Context) -> Context:
+        """The context after the database refused one: of the key as it is now."""
+        return self._tenancy.context(self.serde, self._database, refused)
+
     async def acontext(self) -> Context:
         """The same from a coroutine."""
         return await self._tenancy.acontext(self.serde, self._database)

@@ -64,7 +64,8 @@ class ThreadFacts:
         """Delete the facts of these messages within a transaction of the saver's database."""
         ids: list[str] = []
         for store in self.beside:
-            found, _ = erase(store, connection, self._scope(store), (), tuple(sorted(gone)))
+            shelf = store.access.shelf
+            found, _ = erase(shelf, connection, self._scope(store), (), tuple(sorted(gone)))
             ids += found
         return ids
 

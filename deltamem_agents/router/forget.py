@@ -15,33 +15,32 @@ from deltamem_agents.router.outdated import spellings
 from deltamem_agents.router.transactions import read, write
 
 if TYPE_CHECKING:
-    from deltamem_agents.router.store import FactStore
+    from deltamem_agents.router.shelf import Shelf
 
 
 def forget(
-    store: FactStore,
+    shelf: Shelf,
     scope: Scope,
     fact_ids: tuple[str, ...],
     message_ids: tuple[str, ...],
 ) -> ForgetReport:
     """Deletes facts for good; see `FactStore.forget`."""
-    forgotten, values = write(store.engine, lambda c: erase(store, c, scope, fact_ids, message_ids))
-    purged = purge_file(store)
-    left = read(store.engine, lambda c: _chosen(store, c, scope, fact_ids, message_ids))
+    forgotten, values = write(shelf, lambda c: erase(shelf, c, scope, fact_ids, message_ids))
+    purged = purge_file(shelf)
+    left = read(shelf, lambda c: _chosen(shelf, c, scope, fact_ids, message_ids))
     if left:
         raise FactStoreError(
             "what is forgotten is not found again",
             got=f"{len(left)} facts",
             remedy="Another writer told it again meanwhile; call forget once more.",
         )
-    repeated = tuple(
-        fact for fact in store.facts(scope) if any(value in fact.quote.lower() for value in values)
-    )
+    told = read(shelf, lambda c: shelf.visible(c, scope))
+    repeated = tuple(fact for fact in told if any(value in fact.quote.lower() for value in values))
     return ForgetReport(tuple(forgotten), repeated, purged=purged)
 
 
 def erase(
-    store: FactStore,
+    shelf: Shelf,
     connection: Connection,
     scope: Scope,
     fact_ids: tuple[str, ...],
@@ -55,9 +54,9 @@ def erase(
         The ids and the values (in lower case) of what was deleted.
     """
     clear()
-    tables, now = store.tables, store.shelf.clock()
-    rows = _chosen(store, connection, scope, fact_ids, message_ids)
-    values = {store.shelf.fact(row).value.lower() for row in rows}
+    tables, now = shelf.tables, shelf.clock()
+    rows = _chosen(shelf, connection, scope, fact_ids, message_ids)
+    values = {shelf.fact(row).value.lower() for row in rows}
     for row in rows:
         connection.execute(
             tables.tombstones.insert().values(
@@ -75,7 +74,7 @@ def erase(
     return [row.fact_id for row in rows], values
 
 
-def purge_file(store: FactStore) -> bool:
+def purge_file(shelf: Shelf) -> bool:
     """Removes deleted rows' bytes from what the database keeps beside its tables.
 
     SQLite: the write-ahead log is emptied (the saver's connections overwrite deleted rows).
@@ -85,22 +84,22 @@ def purge_file(store: FactStore) -> bool:
     Returns:
         Whether the bytes are gone; False while another connection reads an older state.
     """
-    return store.engine.dialect.name != "sqlite" or truncate_log(store.engine)
+    return shelf.family != "sqlite" or truncate_log(shelf.engine)
 
 
 def _chosen(
-    store: FactStore,
+    shelf: Shelf,
     connection: Connection,
     scope: Scope,
     fact_ids: tuple[str, ...],
     message_ids: tuple[str, ...],
 ) -> list[Row[Any]]:
-    column = store.tables.facts.c
-    messages = [each for one in message_ids if one for each in spellings(store.shelf, one)]
+    column = shelf.tables.facts.c
+    messages = [each for one in message_ids if one for each in spellings(shelf, one)]
     if not fact_ids and not messages:
         return []
     found = connection.execute(
-        select(store.tables.facts)
+        select(shelf.tables.facts)
         .where(
             column.scope == scope.key,
             or_(column.fact_id.in_(fact_ids), column.message.in_(messages)),

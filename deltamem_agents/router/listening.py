@@ -21,20 +21,18 @@ class Listener:
     """How messages are read.
 
     Attributes:
-        shelf: of the store.
         keep_secrets: see `FactStore`.
         read_assistant: see `FactStore`.
         extractor: see `FactStore`.
     """
 
-    shelf: Shelf
     keep_secrets: bool = False
     read_assistant: bool = False
     extractor: Extractor | None = None
 
-    def read(self, messages: Iterable[Message]) -> tuple[dict[str, Heard], Drafts]:
+    def read(self, shelf: Shelf, messages: Iterable[Message]) -> tuple[dict[str, Heard], Drafts]:
         """Messages by digest, and the drafts of those that tell something."""
-        told = {self.shelf.keyed(o.digest): o for o in map(heard, messages) if self._listens(o)}
+        told = {shelf.keyed(o.digest): o for o in map(heard, messages) if self._listens(o)}
         found = {digest: self._drafts(one) for digest, one in told.items()}
         return told, {digest: drafts for digest, drafts in found.items() if drafts}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from deltamem_agents.router.analyze import content, names_self
 from deltamem_agents.router.facts import Fact, Hit, Scope
@@ -21,7 +21,6 @@ DEPTH = 8  # a ranking is read to k times this depth before the two are fused
 
 
 def search(
-    engine: Engine,
     shelf: Shelf,
     vectors: VectorIndex | None,
     query: str,
@@ -33,7 +32,6 @@ def search(
     """The k best facts for a query.
 
     Args:
-        engine: of the store.
         shelf: of the store.
         vectors: the embedder's index; None for keyword search alone.
         query: a question or words.
@@ -41,12 +39,12 @@ def search(
         k: at most that many.
         complete: fill up with facts that hold some of the words where fewer than k hold all.
     """
-    hits = read(engine, lambda c: _by_keyword(c, shelf, query, scope, k, complete))
+    hits = read(shelf, lambda c: _by_keyword(c, shelf, query, scope, k, complete))
     if vectors is None:
         return tuple(found.hit() for found in hits[:k])
-    cosines = vectors.search(query, scope)
+    cosines = vectors.search(shelf, query, scope)
     nearest = sorted(cosines, key=lambda number: -cosines[number])[: k * DEPTH]
-    near = read(engine, lambda c: _active(c, shelf, scope, nearest))
+    near = read(shelf, lambda c: _active(c, shelf, scope, nearest))
     known = {found.number: found for found in hits}
     ranking = [number for number in nearest if number in near or number in known]
     fused = fuse([[found.number for found in hits], ranking])

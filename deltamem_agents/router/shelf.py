@@ -6,11 +6,12 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select
 
 from deltamem_agents.checkpoint import fact_rows
+from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.fact_tables import FactTables, branch_hash, tenant_hash
 from deltamem_agents.checkpoint.serde import Coder
 from deltamem_agents.errors import FactStoreError
@@ -32,33 +33,35 @@ from deltamem_agents.router.rows import (
 )
 
 
-class Saver(Protocol):
-    """What the store needs of a saver; `SQLAlchemySaver` also gives `context` (encryption)."""
-
-    @property
-    def engine(self) -> Engine:
-        """The synchronous engine."""
-
-    @property
-    def tenant(self) -> str:
-        """Whose data it holds."""
-
-
 @dataclass(frozen=True)
 class Shelf:
     """One tenant's tables.
 
     Attributes:
+        engine: of the saver.
         tables: of the installation.
         tenant: whose.
         clock: seconds since 1970, UTC.
-        coder: the saver's; None where nothing is encrypted.
+        context: the saver's: the key that seals, as it was when the shelf was made; None where the
+            saver has none.
     """
 
+    engine: Engine
     tables: FactTables
     tenant: str
     clock: Callable[[], float]
-    coder: Coder | None = None
+    context: Context | None = None
+
+    @property
+    def coder(self) -> Coder | None:
+        """Seals and opens; None where nothing is ever encrypted."""
+        return None if self.context is None else self.context.coder
+
+    @property
+    def family(self) -> str:
+        """Of the database: "sqlite", "postgresql" or "mysql"."""
+        name = self.engine.dialect.name
+        return name if name in ("sqlite", "postgresql") else "mysql"
 
     @property
     def encrypted(self) -> bool:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.embeddings import Embeddings
 from sqlalchemy import Connection, inspect
 
-from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.fact_schema import make_fact_schema
-from deltamem_agents.checkpoint.fact_tables import fact_tables
 from deltamem_agents.checkpoint.migrations import lock
 from deltamem_agents.errors import FactStoreError
+from deltamem_agents.router.access import Access, Saver
 from deltamem_agents.router.by_model import Extractor
 from deltamem_agents.router.facts import Fact, ForgetReport, Hit, Scope
 from deltamem_agents.router.forget import forget
@@ -24,8 +23,8 @@ from deltamem_agents.router.outdated import renew
 from deltamem_agents.router.rivals import rivals
 from deltamem_agents.router.rows import lineage_of
 from deltamem_agents.router.search import search
-from deltamem_agents.router.shelf import Saver, Shelf
-from deltamem_agents.router.transactions import read, write
+from deltamem_agents.router.shelf import Shelf
+from deltamem_agents.router.transactions import write
 from deltamem_agents.router.vector import VectorIndex
 
 if TYPE_CHECKING:
@@ -62,25 +61,18 @@ class FactStore:
         extractor: Extractor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        context: Context | None = getattr(saver, "context", None)
         self.engine, self.tenant = saver.engine, saver.tenant
-        self.tables = fact_tables()
-        if context is not None:
-            self.tables = fact_tables(context.tables.schema, context.tables.prefix)
-        coder = context.coder if context is not None else None
-        self.shelf = Shelf(self.tables, self.tenant, clock, coder)
-        self.listener = Listener(self.shelf, keep_secrets, read_assistant, extractor)
-        self.vectors = None
-        if embeddings is not None:
-            self.vectors = VectorIndex(self.engine, self.shelf, embeddings)
-        write(self.engine, self._prepare)
+        self.access = Access(saver, clock)
+        self.listener = Listener(keep_secrets, read_assistant, extractor)
+        self.vectors = None if embeddings is None else VectorIndex(embeddings)
+        self.access.run(lambda shelf: write(shelf, lambda c: self._prepare(c, shelf)))
 
-    def _prepare(self, connection: Connection) -> None:
-        tables = self.tables
+    def _prepare(self, connection: Connection, shelf: Shelf) -> None:
+        tables = shelf.tables
         if not inspect(connection).has_table(tables.outdated.name, schema=tables.schema):
             with lock(connection):
                 make_fact_schema(connection, tables.schema, tables.prefix)
-        renew(connection, self.shelf)
+        renew(connection, shelf)
 
     def __repr__(self) -> str:
         return f"FactStore({self.engine.dialect.name}, tenant={self.tenant!r})"
@@ -105,10 +97,13 @@ class FactStore:
             The facts that are new.
         """
         self._own(scope)
-        told, drafts = self.listener.read(messages)
-        if not drafts:
-            return ()
-        return write(self.engine, lambda c: self.shelf.record(c, scope, told, drafts))
+
+        def run(shelf: Shelf) -> tuple[Fact, ...]:
+            told, drafts = self.listener.read(shelf, given)
+            return write(shelf, lambda c: shelf.record(c, scope, told, drafts)) if drafts else ()
+
+        given = list(messages)
+        return self.access.run(run)
 
     def hear(self, messages: Iterable[Message], scope: Scope) -> Scope:
         """Records messages under a new head of the branch, which the caller keeps in its state.
@@ -124,11 +119,13 @@ class FactStore:
             The scope with the new head; the same scope if there was no new fact.
         """
         self._own(scope)
-        told, drafts = self.listener.read(messages)
-        if not drafts:
-            return scope
 
-        return write(self.engine, lambda c: self.shelf.hear(c, scope, told, drafts))
+        def run(shelf: Shelf) -> Scope:
+            told, drafts = self.listener.read(shelf, given)
+            return write(shelf, lambda c: shelf.hear(c, scope, told, drafts)) if drafts else scope
+
+        given = list(messages)
+        return self.access.run(run)
 
     def branch(self, thread: str, head: str = "", checkpoint: str = "") -> Scope:
         """The scope of a branch of a thread.
@@ -142,7 +139,7 @@ class FactStore:
         scope = Scope(self.tenant, thread, (), checkpoint)
         if not head:
             return scope
-        line = read(self.engine, lambda c: lineage_of(c, self.tables, scope, head))
+        line = self.access.read(lambda shelf, c: lineage_of(c, shelf.tables, scope, head))
         return replace(scope, lineage=line)
 
     def add_documents(
@@ -161,19 +158,23 @@ class FactStore:
         from deltamem_agents.router.documents import drafts_of
 
         self._own(scope)
-        told: dict[str, Heard] = {}
-        more: dict[str, dict[str, Any]] = {}
-        for document in documents:
-            name = document.id or str(document.metadata.get("source", ""))
-            one = Heard("tool", document.page_content, name)
-            digest = self.shelf.keyed(one.digest)
-            told[digest], more[digest] = one, dict(document.metadata)
-        drafts = {
-            d: drafts_of(o.text, keep_secrets=self.listener.keep_secrets) for d, o in told.items()
-        }
-        if not facts:
-            drafts = {digest: found[:1] for digest, found in drafts.items()}
-        return write(self.engine, lambda c: self.shelf.record(c, scope, told, drafts, more))
+
+        def run(shelf: Shelf) -> tuple[Fact, ...]:
+            told: dict[str, Heard] = {}
+            more: dict[str, dict[str, Any]] = {}
+            for document in given:
+                name = document.id or str(document.metadata.get("source", ""))
+                one = Heard("tool", document.page_content, name)
+                digest = shelf.keyed(one.digest)
+                told[digest], more[digest] = one, dict(document.metadata)
+            hide = not self.listener.keep_secrets
+            drafts = {d: drafts_of(o.text, keep_secrets=not hide) for d, o in told.items()}
+            if not facts:
+                drafts = {digest: found[:1] for digest, found in drafts.items()}
+            return write(shelf, lambda c: shelf.record(c, scope, told, drafts, more))
+
+        given = list(documents)
+        return self.access.run(run)
 
     def close(self, fact_id: str, scope: Scope) -> Fact:
         """Says that a fact no longer holds, from the scope's head on, with nothing in its place.
@@ -182,8 +183,9 @@ class FactStore:
             FactStoreError: there is no such fact in the scope, or it is closed already.
         """
         self._own(scope)
-
-        return write(self.engine, lambda c: self.shelf.close_outright(c, scope, fact_id))
+        return self.access.run(
+            lambda shelf: write(shelf, lambda c: shelf.close_outright(c, scope, fact_id))
+        )
 
     def revise(self, fact_id: str, statement: Message, scope: Scope) -> Fact:
         """Closes a fact and records the statement that takes its place, in one transaction.
@@ -200,9 +202,12 @@ class FactStore:
             FactStoreError: no such active fact, or the statement tells no value of it for sure.
         """
         self._own(scope)
-        told, drafts = self.listener.read([statement])
 
-        return write(self.engine, lambda c: self.shelf.revise(c, scope, fact_id, told, drafts))
+        def run(shelf: Shelf) -> Fact:
+            told, drafts = self.listener.read(shelf, [statement])
+            return write(shelf, lambda c: shelf.revise(c, scope, fact_id, told, drafts))
+
+        return self.access.run(run)
 
     def forget(
         self, scope: Scope, *, fact_ids: Sequence[str] = (), message_ids: Sequence[str] = ()
@@ -223,7 +228,7 @@ class FactStore:
         self._own(scope)
         if self.vectors is not None:
             self.vectors.drop(scope)
-        return forget(self, scope, tuple(fact_ids), tuple(message_ids))
+        return self.access.run(lambda s: forget(s, scope, tuple(fact_ids), tuple(message_ids)))
 
     # ------------------------------------------------------------------ reading
 
@@ -241,8 +246,9 @@ class FactStore:
                 names stand in the question are then found by them, with no search of words.
         """
         self._own(scope)
-        found = self.engine, self.shelf, self.vectors
-        return search(*found, query, scope, k, complete=complete)
+        return self.access.run(
+            lambda shelf: search(shelf, self.vectors, query, scope, k, complete=complete)
+        )
 
     def facts(self, scope: Scope, *, closed: bool = False, limit: int = 1000) -> tuple[Fact, ...]:
         """Lists the facts of this branch, oldest first.
@@ -253,13 +259,14 @@ class FactStore:
             limit: at most that many.
         """
         self._own(scope)
-        found = read(self.engine, lambda c: self.shelf.visible(c, scope))
+        found = self.access.read(lambda shelf, c: shelf.visible(c, scope))
         return tuple(fact for fact in found if closed or fact.active)[:limit]
 
     def rivals(self, facts: Iterable[Fact], scope: Scope) -> tuple[Fact, ...]:
         """Active facts that tell other values of the same things, in one query: open conflicts."""
         self._own(scope)
-        return read(self.engine, lambda c: rivals(self.shelf, c, scope, list(facts)))
+        told = list(facts)
+        return self.access.read(lambda shelf, c: rivals(shelf, c, scope, told))
 
     def as_retriever(self, scope: Scope, k: int = 5) -> FactRetriever:
         """The store as LangChain's retriever, for one scope."""
@@ -273,9 +280,9 @@ class FactStore:
         return {
             "database": self.engine.dialect.name,
             "tenant": self.tenant,
-            "facts": read(self.engine, self.shelf.count),
+            "facts": self.access.read(lambda shelf, c: shelf.count(c)),
             "search": "keyword" if self.vectors is None else "keyword and vectors",
-            "encrypted": self.shelf.encrypted,
+            "encrypted": self.access.shelf.encrypted,
             "secrets": "kept" if self.listener.keep_secrets else "redacted",
         }
 

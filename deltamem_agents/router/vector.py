@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, func, select
 
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.router.embed import embedder_name
@@ -30,24 +30,22 @@ class VectorIndex:
     """The vectors of one tenant's facts by one embedder.
 
     Args:
-        engine: of the store.
-        shelf: of the store.
         embeddings: any of LangChain's.
     """
 
-    def __init__(self, engine: Engine, shelf: Shelf, embeddings: Embeddings) -> None:
-        self.engine, self.shelf, self.embeddings = engine, shelf, embeddings
+    def __init__(self, embeddings: Embeddings) -> None:
+        self.embeddings = embeddings
         self.name = embedder_name(embeddings)
         self._lock = Lock()
         self._cache: OrderedDict[str, tuple[tuple[int, int], list[int], Matrix]] = OrderedDict()
 
-    def search(self, query: str, scope: Scope) -> dict[int, float]:
+    def search(self, shelf: Shelf, query: str, scope: Scope) -> dict[int, float]:
         """Cosine of each fact of the scope to the query, by fact number.
 
         Facts without a vector yet (recorded by a process without this embedder) get one first.
         """
-        self.fill(scope)
-        numbers, matrix = read(self.engine, lambda connection: self._matrix(connection, scope))
+        self.fill(shelf, scope)
+        numbers, matrix = read(shelf, lambda connection: self._matrix(shelf, connection, scope))
         if not numbers:
             return {}
         asked = _unit(np.asarray([self.embeddings.embed_query(query)], dtype=np.float32))[0]
@@ -59,20 +57,18 @@ class VectorIndex:
             )
         return dict(zip(numbers, (matrix @ asked).tolist(), strict=True))
 
-    def fill(self, scope: Scope) -> int:
+    def fill(self, shelf: Shelf, scope: Scope) -> int:
         """Embeds the scope's facts that have no vector; returns how many."""
-        facts = read(self.engine, lambda connection: self._missing(connection, scope))
+        facts = read(shelf, lambda connection: self._missing(shelf, connection, scope))
         if not facts:
             return 0
         vectors = _unit(
             np.asarray(self.embeddings.embed_documents([_text(f) for f in facts]), np.float32)
         )
-        return write(
-            self.engine, lambda connection: self._insert(connection, scope, facts, vectors)
-        )
+        return write(shelf, lambda c: self._insert(shelf, c, scope, facts, vectors))
 
-    def _missing(self, connection: Connection, scope: Scope) -> list[Fact]:
-        facts, vectors = self.shelf.tables.facts, self.shelf.tables.vectors
+    def _missing(self, shelf: Shelf, connection: Connection, scope: Scope) -> list[Fact]:
+        facts, vectors = shelf.tables.facts, shelf.tables.vectors
         same = (vectors.c.fact == facts.c.number) & (vectors.c.model == self.name)
         rows = connection.execute(
             select(facts)
@@ -80,12 +76,17 @@ class VectorIndex:
             .where(facts.c.scope == scope.key, vectors.c.fact.is_(None))
             .order_by(facts.c.number)
         )
-        return [fact for row in rows if (fact := self.shelf.fact(row)).kind != "mention"]
+        return [fact for row in rows if (fact := shelf.fact(row)).kind != "mention"]
 
     def _insert(
-        self, connection: Connection, scope: Scope, facts: Sequence[Fact], vectors: Matrix
+        self,
+        shelf: Shelf,
+        connection: Connection,
+        scope: Scope,
+        facts: Sequence[Fact],
+        vectors: Matrix,
     ) -> int:
-        table, known = self.shelf.tables.vectors, self.shelf.tables.facts
+        table, known = shelf.tables.vectors, shelf.tables.facts
         # Another process may have embedded or forgotten some of them in the meantime.
         alive = connection.scalars(select(known.c.number).where(known.c.scope == scope.key))
         due = set(alive) - set(
@@ -98,7 +99,7 @@ class VectorIndex:
                 "fact": fact.number,
                 "model": self.name,
                 "scope": scope.key,
-                "vector": self.shelf.seal(b"f" + vector.astype("<f4").tobytes()),
+                "vector": shelf.seal(b"f" + vector.astype("<f4").tobytes()),
             }
             for fact, vector in zip(facts, vectors, strict=True)
             if fact.number in due
@@ -107,8 +108,10 @@ class VectorIndex:
             connection.execute(table.insert(), rows)
         return len(rows)
 
-    def _matrix(self, connection: Connection, scope: Scope) -> tuple[list[int], Matrix]:
-        table = self.shelf.tables.vectors
+    def _matrix(
+        self, shelf: Shelf, connection: Connection, scope: Scope
+    ) -> tuple[list[int], Matrix]:
+        table = shelf.tables.vectors
         where = (table.c.scope == scope.key, table.c.model == self.name)
         count, last = connection.execute(
             select(func.count(), func.max(table.c.fact)).where(*where)
@@ -123,7 +126,7 @@ class VectorIndex:
             select(table.c.fact, table.c.vector).where(*where).order_by(table.c.fact)
         ).all()
         numbers = [row.fact for row in rows]
-        data = b"".join(self.shelf.open(bytes(row.vector))[1:] for row in rows)
+        data = b"".join(shelf.open(bytes(row.vector))[1:] for row in rows)
         matrix = np.frombuffer(data, dtype="<f4").reshape(len(rows), -1) if rows else _EMPTY
         with self._lock:
             self._cache[scope.key] = (version, numbers, matrix)

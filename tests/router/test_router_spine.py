@@ -178,8 +178,8 @@ def test_a_tombstone_holds_no_content(store: FactStore) -> None:
     (fact,) = store.record(user("my codename is Zanzibarnut", "m1"), alice(store))
     store.forget(alice(store), fact_ids=[fact.fact_id])
     with store.engine.connect() as connection:
-        rows = connection.execute(select(store.tables.tombstones)).all()
-        left = connection.execute(select(store.tables.facts)).all()
+        rows = connection.execute(select(store.access.tables.tombstones)).all()
+        left = connection.execute(select(store.access.tables.facts)).all()
     (buried,) = [row for row in rows if row.fact_id == fact.fact_id]
     assert "zanzibarnut" not in str(tuple(buried)).lower()
     assert fact.fact_id not in {row.fact_id for row in left}

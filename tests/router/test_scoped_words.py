@@ -48,7 +48,7 @@ def test_a_store_of_an_older_version_is_searched_as_before(
     assert HybridRouter(again).probe("What time does our bus to Graz go?", scope).facts
     with saver.engine.begin() as connection:
         found = connection.execute(select(tables.facts).where(tables.facts.c.scope == scope.key))
-        words = {again.shelf.fact(row).kind: row.words for row in found}
+        words = {again.access.shelf.fact(row).kind: row.words for row in found}
     assert words["mention"] is None
     assert words["time"].split()[0].startswith("zs" + scope.key[:16])
 
