@@ -42,8 +42,7 @@ class Shelf:
         tables: of the installation.
         tenant: whose.
         clock: seconds since 1970, UTC.
-        context: the saver's: the key that seals, as it was when the shelf was made; None where the
-            saver has none.
+        context: the saver's, with the key that seals; None where it has none.
     """
 
     engine: Engine

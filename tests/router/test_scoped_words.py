@@ -54,4 +54,4 @@ def test_a_store_of_an_older_version_is_searched_as_before(
 
 
 def fact_store_tables(saver: SQLAlchemySaver) -> Any:
-    return FactStore(saver).tables
+    return FactStore(saver).access.tables
