@@ -11,13 +11,12 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
 
+from deltamem_agents.chat.batching import BatchedChat
 from deltamem_agents.chat.binding import ChatBinding
 from deltamem_agents.chat.calls import Call, prepare
 from deltamem_agents.chat.errors import as_langchain
-from deltamem_agents.chat.loaded import LoadedChat
 from deltamem_agents.chat.messages import Chunks, to_dicts, to_last_chunk, to_message
 from deltamem_agents.chat.structured import structured
 from deltamem_agents.chat.tools import tool_schemas
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from deltamem_agents.chat.conversation import ChatSession
 
 
-class ChatDeltaMem(LoadedChat):
+class ChatDeltaMem(BatchedChat):
     """A local causal LM with a δ-mem, as a LangChain chat model.
 
     Without a memory bound to it (`with_memory`, or DeltaMemMiddleware in a graph), each call starts
@@ -137,40 +136,6 @@ class ChatDeltaMem(LoadedChat):
                     if run_manager:
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
-
-    def batch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[AIMessage]:
-        """Answer many inputs side by side, on one forward call a token for all of them."""
-        configs = self._side_by_side(config, len(inputs))
-        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
-
-    async def abatch(
-        self,
-        inputs: list[LanguageModelInput],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[AIMessage]:
-        """As `batch`."""
-        configs = self._side_by_side(config, len(inputs))
-        return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
-
-    def _side_by_side(
-        self, config: RunnableConfig | list[RunnableConfig] | None, count: int
-    ) -> list[RunnableConfig]:
-        """Let in as many at once as the queue takes, where the caller names no number."""
-        configs = get_config_list(config, count)
-        for each in configs:
-            most = min(count, self.engine.scheduler.queue_size)
-            each["max_concurrency"] = each.get("max_concurrency") or most
-        return configs
 
     def _call(
         self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any], *, pieces: bool

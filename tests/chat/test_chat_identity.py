@@ -10,9 +10,7 @@ from functools import reduce
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.exceptions import ModelRateLimitError
 from langchain_core.globals import set_llm_cache
-from langchain_core.messages import AIMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableBinding
 
@@ -111,8 +109,56 @@ def test_more_inputs_than_the_queue_takes(engine):
     assert [reply.content for reply in bound.batch(inputs)] == wanted
     assert [reply.content for reply in asyncio.run(bound.abatch(inputs))] == wanted
     assert model.batch([]) == asyncio.run(model.abatch([])) == []
-    refused = model.batch(inputs, {"max_concurrency": 10}, return_exceptions=True)
-    assert all(isinstance(reply, AIMessage | ModelRateLimitError) for reply in refused)
+    several = model.batch(inputs, {"max_concurrency": 10})  # never more than the queue takes
+    assert [reply.content for reply in several] == wanted
+
+
+async def test_as_completed_with_more_inputs_than_the_queue_takes(engine):
+    model = ChatDeltaMem(model=tiny_engine(queue_size=3), max_tokens=2)
+    inputs = [f"number {number}" for number in range(6)]
+    wanted = dict(enumerate(reply.content for reply in model.batch(inputs)))
+    configs = (None, {"max_concurrency": 6}, [{"tags": ["a"]}] * 6)
+    for each, config in zip((model, model, model.bind(stop=["zz"])), configs, strict=True):
+        found = dict(each.batch_as_completed(inputs, config))
+        assert {place: reply.content for place, reply in found.items()} == wanted
+        found = dict([pair async for pair in each.abatch_as_completed(inputs, config)])
+        assert {place: reply.content for place, reply in found.items()} == wanted
+    assert list(model.batch_as_completed([])) == []
+    assert [pair async for pair in model.abatch_as_completed([])] == []
+
+
+async def test_as_completed_gives_the_quickest_first_and_errors_where_asked(engine, monkeypatch):
+    model = ChatDeltaMem(model=engine)
+    monkeypatch.setitem(engine.__dict__, "end_tokens", frozenset())
+    inputs = ["a", [], "b"]
+    found = [pair async for pair in model.abatch_as_completed(
+        inputs, return_exceptions=True, max_tokens=20)]  # fmt: skip
+    assert found[0][0] == 1
+    assert isinstance(found[0][1], ValueError)
+    assert {place for place, _ in found} == {0, 1, 2}
+    other = dict(model.batch_as_completed(inputs, return_exceptions=True, max_tokens=20))
+    assert [other[place].content for place in (0, 2)] == [dict(found)[n].content for n in (0, 2)]
+    with pytest.raises(ValueError, match="at least one message"):
+        [pair async for pair in model.abatch_as_completed(inputs, max_tokens=20)]
+    with pytest.raises(ValueError, match="at least one message"):
+        list(model.batch_as_completed(inputs, max_tokens=20))
+
+
+async def test_who_stops_listening_to_a_batch_stops_its_answers(engine, monkeypatch):
+    """The others would take a thousand tokens; within one they are over."""
+    monkeypatch.setitem(engine.__dict__, "end_tokens", frozenset())
+    model = ChatDeltaMem(model=engine)
+    answers = model.abatch_as_completed(["a", "b", []], return_exceptions=True, max_tokens=1000)
+    assert (await anext(answers))[0] == 2
+    await answers.aclose()
+    fed: list[int] = []
+    forward = engine.runner.forward
+    monkeypatch.setattr(
+        engine.runner, "forward", lambda feeds: fed.append(len(feeds)) or forward(feeds)
+    )
+    await asyncio.sleep(0.3)
+    assert len(fed) <= 2
+    assert len(asyncio.all_tasks()) == 1
 
 
 def test_a_configurable_model_keeps_its_memory(engine):
