@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from deltamem_agents.adapter import DeltaMemConfig, adapter_parameters, attach, save_adapter
-from deltamem_agents.adapter.files import read
 from deltamem_agents.errors import ConfigError, FileFormatError
+from deltamem_agents.evaluation.ablation_start import begin_with
 from deltamem_agents.evaluation.recall import evaluate
 from deltamem_agents.evaluation.report import Result
 from deltamem_agents.evaluation.runner import write_json
@@ -57,8 +57,8 @@ class AblationSettings:
 
     Args:
         backbone: a folder; None for the built-in one.
-        start: an adapter's folder; weights of the same name and shape are where a cell begins, and
-            what it has no such weights for begins as ever. None: all of it does.
+        start: an adapter's folder, whose weights a cell begins with as far as it has the same, see
+            `begin_with`; the rest of it begins as ever. None: all of it does.
         steps: of each training.
         tokens: of a batch, about.
         conversations: of each line of the recall that is measured.
@@ -231,7 +231,7 @@ def trained(
         torch.manual_seed(settings.seed)
         attach(model, config)
         if settings.start is not None:
-            _begin(model, settings.start)
+            begin_with(model, config, settings.start)
         tokeniser = Tokeniser(ChatTemplate(tokenizer, "chatml"))
         with_memory, plain = (
             Curriculum(World(settings.seed + offset), tokeniser, tokens=settings.tokens,
@@ -248,15 +248,6 @@ def trained(
         )  # fmt: skip
         stage.run()
     return model.eval(), tokenizer, stage
-
-
-@torch.no_grad()
-def _begin(model: Any, folder: Path) -> None:
-    """Take over the weights that the adapter in `folder` has too."""
-    _, tensors, _ = read(folder)
-    for name, parameter in adapter_parameters(model):
-        if name in tensors and tensors[name].shape == parameter.shape:
-            parameter.copy_(tensors[name])
 
 
 def _recall(measured: Result) -> list[dict[str, Any]]:

@@ -15,13 +15,13 @@ from deltamem_agents.adapter.model import adapter_parameters
 from deltamem_agents.errors import ConfigError, FileFormatError
 from deltamem_agents.evaluation.ablation import (
     AblationSettings,
-    _begin,
     cells,
     configured,
     run_ablation,
     thirds,
 )
 from deltamem_agents.evaluation.ablation_report import facts_of, plot, recall_of, table
+from deltamem_agents.evaluation.ablation_start import begin_with
 from deltamem_agents.runtime.template import ChatTemplate
 from deltamem_agents.testing import byte_tokenizer, tiny_backbone
 from deltamem_agents.training.by_message import hidden_by_message
@@ -101,15 +101,41 @@ def test_a_cell_begins_with_the_weights_that_it_shares(tmp_path: Path) -> None:
         for _, parameter in adapter_parameters(model):
             parameter.fill_(0.25)
     save_adapter(model, tmp_path / "start")
-    shapes = {}
-    for name, choice in (("q", {"corrections": ("q",)}), ("heads", {"heads": 2})):
+    shares = {}
+    for name, choice in (
+        ("q", {"corrections": ("q",)}),
+        ("fewer heads", {"heads": 2}),
+        ("more heads", {"heads": 8}),
+        ("lower rank", {"rank": 4}),
+        ("higher rank", {"rank": 32}),
+    ):  # fmt: skip
         other = attach(tiny_backbone(), configured(**choice))
-        _begin(other, tmp_path / "start")
-        shapes[name] = {n.rpartition(".")[2] for n, p in adapter_parameters(other)
-                        if bool((p == 0.25).all())}  # fmt: skip
-    assert shapes["q"] >= {"delta_q_proj", "memory_k_proj", "beta_proj"}
-    assert "delta_o_proj" not in shapes["q"]
-    assert shapes["heads"] == set()
+        begin_with(other, configured(**choice), tmp_path / "start")
+        shares[name] = {
+            n.rpartition(".")[2]: float((p == 0.25).float().mean())
+            for n, p in adapter_parameters(other)
+        }
+    assert "delta_o_proj" not in shares["q"]
+    for name, share in (("q", 1), ("fewer heads", 1), ("lower rank", 1), ("more heads", 0.5),
+                        ("higher rank", 0.5)):  # fmt: skip
+        assert shares[name] == dict.fromkeys(shares[name], share), name
+
+
+def test_a_cell_begins_with_the_first_heads_and_the_first_rows_of_each(tmp_path: Path) -> None:
+    trained = attach(tiny_backbone(), configured())
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(trained):
+            parameter.copy_(torch.randn(parameter.shape))
+    save_adapter(trained, tmp_path / "start")
+    config = configured(heads=2, rank=8)
+    other = attach(tiny_backbone(), config)
+    begin_with(other, config, tmp_path / "start")
+    weights, shared = (dict(adapter_parameters(model)) for model in (trained, other))
+    rows = [*range(8), *range(16, 24)]  # of 4 heads of rank 16
+    for name, parameter in shared.items():
+        whole = weights[name]
+        kept = whole[:, rows] if ".delta_" in name else whole[rows]
+        assert torch.equal(parameter, kept), name
 
 
 def test_a_table_is_trained_measured_and_made_again_from_its_files(tmp_path: Path) -> None:
