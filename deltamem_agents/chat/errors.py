@@ -10,6 +10,7 @@ from langchain_core.exceptions import (
     ModelInvalidRequestError,
     ModelRateLimitError,
     ModelTimeoutError,
+    OutputParserException,
 )
 
 from deltamem_agents.errors import (
@@ -25,6 +26,10 @@ from deltamem_agents.errors import (
 
 class ChatRequestError(MessageError, ModelInvalidRequestError):
     """A message, tool, tool choice, schema or parameter that the model cannot be given."""
+
+
+class ChatReplyError(DeltaMemError, OutputParserException):
+    """A reply ended before all of what was to be parsed was there."""
 
 
 class ChatContextError(ContextWindowError, ContextOverflowError):

@@ -221,6 +221,9 @@ class ChatDeltaMem(BatchedChat):
 
         A reply that `max_tokens` would cut is closed early, so that it still parses, with values
         shorter than meant: a warning is logged, and the raw message's finish_reason is "length".
+        A call that is cut cannot be run, and what cannot be closed in time is no JSON: invoking
+        then raises a ChatReplyError (LangChain's OutputParserException), or with include_raw it is
+        the "parsing_error".
 
         Args:
             schema: a pydantic class, a TypedDict, or a JSON schema; for "function_calling" one of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import RunnableMap, RunnablePassthrough
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from deltamem_agents.chat.errors import ChatRequestError
+from deltamem_agents.chat.errors import ChatReplyError, ChatRequestError
 from deltamem_agents.chat.schemas import json_schema
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def _by_call(chat: Any, schema: Any, is_class: bool, kwargs: dict[str, Any]) -> 
     tools = [schema, *(kwargs.pop("tools", None) or ())]
     bound = chat.bind_tools(tools, tool_choice=name, **kwargs)
     if is_class:
-        return bound, PydanticToolsParser(tools=[schema], first_tool_only=True)
-    return bound, JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+        return bound, _ClassOfCall(tools=[schema], first_tool_only=True)
+    return bound, _ValuesOfCall(key_name=name, first_tool_only=True)
 
 
 def _by_content(
@@ -89,11 +90,59 @@ class _ClassOrCall(PydanticOutputParser[Any]):
         return None if _calls(result) else super().parse_result(result, partial=partial)
 
 
+class _ValuesOfCall(JsonOutputKeyToolsParser):
+    """The arguments of a call that had to be made."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        _check_called(result)
+        return super().parse_result(result, partial=partial)
+
+
+class _ClassOfCall(PydanticToolsParser):
+    """As `_ValuesOfCall`."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        _check_called(result)
+        return super().parse_result(result, partial=partial)
+
+
 def _calls(result: list[Generation]) -> bool:
-    """Whether a reply calls a tool; warns of one that was cut, since the grammar has closed it."""
-    message = result[0].message if isinstance(result[0], ChatGeneration) else None
-    if getattr(message, "tool_calls", ()) or getattr(message, "invalid_tool_calls", ()):
-        return True
-    if message is not None and message.response_metadata.get("finish_reason") == "length":
-        _LOG.warning("max_tokens cut a reply that follows a schema; its values are shortened")
+    """Whether a reply calls a tool.
+
+    Without a call, JSON that stops half-way is refused, since LangChain's parsers would complete
+    it; of a reply that was cut and that the grammar has closed, a warning tells.
+    """
+    message, reason = _message(result)
+    if message is None or message.tool_calls:
+        return message is not None
+    if reason is not None:
+        try:
+            json.loads(message.text)
+        except ValueError as error:
+            raise _broken(message, reason) from error
+        if reason == "length":
+            _LOG.warning("max_tokens cut a reply that follows a schema; its values are shortened")
     return False
+
+
+def _check_called(result: list[Generation]) -> None:
+    message, reason = _message(result)
+    if reason is not None and not message.tool_calls:
+        raise _broken(message, reason)
+
+
+def _message(result: list[Generation]) -> tuple[Any, str | None]:
+    """A reply's message and why it ended; None for the reason while it is streamed."""
+    message: Any = result[0].message if isinstance(result[0], ChatGeneration) else None
+    return message, message.response_metadata.get("finish_reason") if message else None
+
+
+def _broken(message: Any, reason: str) -> ChatReplyError:
+    said = message.text or message.invalid_tool_calls
+    error = ChatReplyError(
+        "a reply that follows a schema is parsed when all of it is there",
+        got=f"finish_reason={reason!r} after {said!r}",
+        remedy="Raise max_tokens, ask for less, or leave out the stop string that ended it.",
+    )
+    error.llm_output = message.text
+    return error

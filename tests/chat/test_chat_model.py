@@ -10,6 +10,7 @@ from langchain_core.exceptions import (
     ContextOverflowError,
     ModelInvalidRequestError,
     ModelTimeoutError,
+    OutputParserException,
 )
 from langchain_core.messages import (
     AIMessage,
@@ -179,6 +180,7 @@ def test_structured_output(model, schema, method):
         assert cut["name"] in ("Person", "PersonDict")
         assert set(json.loads(cut["args"][:-1])) == {"name", "age"}
         assert result["parsed"] is None
+        assert isinstance(result["parsing_error"], OutputParserException)
 
 
 def test_a_schema_together_with_tools(model):

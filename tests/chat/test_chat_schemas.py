@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from pydantic import BaseModel
@@ -116,6 +117,32 @@ def test_what_max_tokens_cut_is_closed_and_told_of(schema, caplog):
     assert answer["raw"].response_metadata["finish_reason"] == "length"
     assert answer["parsed"] is not None
     assert "max_tokens cut a reply" in caplog.text
+
+
+@pytest.mark.parametrize("schema", [Person, {"title": "Person", **Person.model_json_schema()}])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+async def test_what_cannot_be_parsed_is_an_error_in_every_method(schema, method):
+    """A call that max_tokens cut, JSON too short to close, JSON ended by a stop string."""
+    long = PERSON.replace("Ann", "Ann " * 40)
+    call = f'<tool_call>\n{{"name": "Person", "arguments": {long}}}\n</tool_call>'
+    by_call = method == "function_calling"
+    engine = scripted(tiny_engine(window=4096), lambda prompt: call if by_call else long)
+    model = ChatDeltaMem(model=engine)
+    whole = Person.model_validate_json(long) if schema is Person else json.loads(long)
+    bound = model.with_structured_output(schema, method=method)
+    assert bound.invoke("who?") == list(bound.stream("who?"))[-1] == whole
+    cuts = [{"max_tokens": 100}] if by_call else [{"max_tokens": 3}, {"stop": "Ann Ann"}]
+    for cut in cuts:
+        bound = model.with_structured_output(schema, method=method, **cut)
+        with pytest.raises(OutputParserException, match="finish_reason"):
+            bound.invoke("who?")
+        with pytest.raises(OutputParserException, match="all of it is there"):
+            list(bound.stream("who?"))
+        both = model.with_structured_output(schema, method=method, include_raw=True, **cut)
+        answer = await both.ainvoke("who?")
+        assert isinstance(answer["parsing_error"], OutputParserException)
+        assert answer["parsing_error"].llm_output == answer["raw"].text
+        assert answer["parsed"] is None
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
