@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from deltamem_agents.cli.console import console, open_model, open_saver
-from deltamem_agents.errors import DeltaMemError
+from deltamem_agents.errors import ConfigError, DeltaMemError, StateError
 
 if TYPE_CHECKING:
+    from langchain_core.messages import HumanMessage
     from langchain_core.runnables import RunnableConfig
 
+    from deltamem_agents.chat.model import ChatDeltaMem
     from deltamem_agents.checkpoint import SQLAlchemySaver
 
 HELP = """  /memory        what the memory is now
   /forget TEXT   forget every turn in which TEXT was said
   /reset         forget the whole conversation
-  /exit          leave; the next chat goes on here"""
+  /exit, /quit   leave; the next chat goes on here
+  /help          this list"""
 
 
 def chat(
@@ -37,15 +41,14 @@ def chat(
 ) -> None:
     """Talk; end the process whenever you like, and go on later."""
     out = console()
-    loaded = open_model(
-        model=model,
-        adapter=adapter,
-        context_window=window,
-        temperature=temperature,
-        max_tokens=max_tokens,
-    )
-    with open_saver(database, make=True) as saver:
+    saver = open_saver(database, make=True)  # connects below: a model that fails makes no file
+    sampling = {"temperature": temperature, "max_tokens": max_tokens}
+    _check_sampling(sampling)
+    loaded = open_model(model=model, adapter=adapter, context_window=window, **sampling)
+    _check_window(loaded, window)
+    with saver:
         talk = Talk(_agent(loaded, saver, router), saver, thread, out)
+        _check_memory(talk, loaded)
         where = f"Thread {thread!r} in {database}."
         out.print(f"{where} Type /help for the commands.", markup=False)
         while (text := _heard(out)) is not None:
@@ -53,7 +56,55 @@ def chat(
                 if not talk.turn(text.strip()):
                     return
             except DeltaMemError as error:
-                out.print(f"[red]{type(error).__name__}:[/red] {escape(str(error))}")
+                out.print(_told(error))
+
+
+def _told(error: DeltaMemError) -> str:
+    return f"[red]{type(error).__name__}:[/red] {escape(str(error))}"
+
+
+def _check_sampling(options: dict[str, Any]) -> None:
+    """Refuse what no turn could be answered with.
+
+    Raises:
+        ConfigError: an option breaks its rule.
+    """
+    from deltamem_agents.runtime.sampling import Sampling
+
+    Sampling(**options)
+
+
+def _check_window(model: ChatDeltaMem, window: int | None) -> None:
+    """Refuse a window that not even the shortest message fits.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    from langchain_core.messages import HumanMessage
+
+    least = model.get_num_tokens_from_messages([HumanMessage(".")])
+    if window is not None and window < least:
+        raise ConfigError(
+            f"the window holds the shortest message, which has {least} tokens with its template",
+            got=window,
+            remedy=f"Give --window {16 * least} or more, so that sentences fit; or leave it out.",
+        )
+
+
+def _check_memory(talk: Talk, model: ChatDeltaMem) -> None:
+    """Refuse a thread's name that cannot be one, and a memory that another model wrote.
+
+    Raises:
+        IdentifierError: the name.
+        StateError: the memory.
+    """
+    memory, made_by = talk.saver.memory_at(talk.config), model.engine.fingerprint
+    if memory is not None and memory.fingerprint != made_by:
+        raise StateError(
+            "a thread goes on with the model that wrote its memory",
+            got=f"a memory of {memory.fingerprint[:12]}, a model of {made_by[:12]}",
+            remedy="Give the --model and --adapter of before, or begin another --thread.",
+        )
 
 
 def _agent(model: Any, saver: SQLAlchemySaver, router: bool) -> Any:
@@ -99,7 +150,7 @@ class Talk:
     def turn(self, text: str) -> bool:
         """One line of the user; False to leave."""
         command, _, rest = text.partition(" ")
-        if command == "/exit":
+        if command in ("/exit", "/quit"):
             return False
         if command == "/help":
             self.out.print(HELP)
@@ -117,13 +168,28 @@ class Talk:
         return True
 
     def say(self, text: str) -> None:
-        """Answer, token by token."""
-        from langchain_core.messages import AIMessage, HumanMessage
+        """Answer, token by token; a turn that fails or is broken off leaves nothing behind."""
+        from langchain_core.messages import HumanMessage
+
+        message = HumanMessage(text, id=str(uuid4()))
+        try:
+            self._answer(message)
+        except DeltaMemError as error:
+            self.out.print(f"\n{_told(error)}")
+            self._take_back(message)
+        except BaseException:  # such as Ctrl-C
+            self.out.print()
+            self._take_back(message)
+            raise
+
+    def _answer(self, message: HumanMessage) -> None:
+        from langchain_core.messages import AIMessage
 
         self.out.print("[bold]agent>[/bold] ", end="")
-        said = {"messages": [HumanMessage(text)]}
         reply = None
-        for part, _ in self.agent.stream(said, self.config, stream_mode="messages"):
+        for part, _ in self.agent.stream(
+            {"messages": [message]}, self.config, stream_mode="messages"
+        ):
             if isinstance(part, AIMessage):
                 self.out.print(part.text, end="", markup=False, soft_wrap=True)
                 reply = part
@@ -131,6 +197,21 @@ class Talk:
         for source in reply.response_metadata.get("citations", ()) if reply else ():
             fact = f"  fact {source['fact_id'][:8]}: {source['value']}"
             self.out.print(fact, style="dim", markup=False)
+
+    def _take_back(self, message: HumanMessage) -> None:
+        """Forget a message without an answer, and the facts that were read from it.
+
+        A graph stores what it is given before it runs; left there, the next turn would have two
+        messages of the user in a row.
+        """
+        from deltamem_agents.graph.operators import ThreadMemory
+
+        try:
+            ThreadMemory(self.agent, self.config).forget(lambda one: one.id == message.id)
+        except DeltaMemError:  # what failed the turn may fail this too
+            self.out.print("This message may still be in the thread, without an answer.")
+        else:
+            self.out.print("This turn was taken back: nothing of it is in the thread.")
 
     def show(self) -> None:
         """Tell what the memory is."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from deltamem_agents.errors import DatabaseNotFoundError
+from deltamem_agents.errors import ConfigError, DatabaseNotFoundError
 from deltamem_agents.inspect.visible import visible
 
 if TYPE_CHECKING:
@@ -80,11 +80,24 @@ def open_saver(database: str, tenant: str = "default", *, make: bool = False) ->
         make: create a SQLite file that is not there.
 
     Raises:
-        DatabaseNotFoundError: there is no such file, and `make` is False.
+        ConfigError: the name is empty, or of a kind of database that is not known.
+        DatabaseNotFoundError: there is no such file, and `make` is False; or no folder for it.
     """
     from deltamem_agents.checkpoint import SQLAlchemySaver
 
+    if not database.strip():
+        raise ConfigError(
+            "a database is named by a SQLAlchemy URL or the path of a SQLite file",
+            got=repr(database),
+            remedy="Give one, such as agent.db; a shell variable in its place may be unset.",
+        )
     path = sqlite_path(database)
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise DatabaseNotFoundError(
+            "a SQLite database is a file in a folder that is there",
+            got=str(path),
+            remedy="Check the path, or make the folder first.",
+        )
     if path is not None and not make and not path.is_file():
         raise DatabaseNotFoundError(
             "a database is there before it is read",

@@ -10,7 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from deltamem_agents.cli.arguments import WholeCommand
 from deltamem_agents.cli.console import console, open_saver
+from deltamem_agents.inspect.presence import check_thread
 from deltamem_agents.inspect.visible import visible
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ Tenant = Annotated[str, typer.Option(help="Whose data is meant.")]
 facts = typer.Typer(name="facts", help="List, search and forget exact facts.", no_args_is_help=True)
 
 
-@facts.command("list")
+@facts.command("list", cls=WholeCommand)
 def list_(
     database: Url,
     thread: Thread,
@@ -34,10 +36,13 @@ def list_(
     from deltamem_agents.router import FactStore, Scope
 
     with open_saver(database, tenant) as saver:
-        _show(FactStore(saver).facts(Scope(tenant, thread), closed=closed))
+        found = FactStore(saver).facts(Scope(tenant, thread), closed=closed)
+        if not found:
+            check_thread(saver, thread)
+    _show(found)
 
 
-@facts.command()
+@facts.command(cls=WholeCommand)
 def search(
     database: Url,
     thread: Thread,
@@ -50,10 +55,12 @@ def search(
 
     with open_saver(database, tenant) as saver:
         hits = FactStore(saver).search(question, Scope(tenant, thread), k)
-        _show(hit.fact for hit in hits)
+        if not hits:
+            check_thread(saver, thread)
+    _show(hit.fact for hit in hits)
 
 
-@facts.command()
+@facts.command(cls=WholeCommand)
 def forget(
     database: Url,
     thread: Thread,
@@ -67,6 +74,8 @@ def forget(
     with open_saver(database, tenant) as saver:
         store, scope = FactStore(saver), Scope(tenant, thread)
         known = [fact.fact_id for fact in store.facts(scope, closed=True)]
+        if not known:
+            check_thread(saver, thread)
         ids = []
         for name in fact_id:
             found = [one for one in known if one.startswith(name)]

@@ -12,6 +12,7 @@ from langchain_core.runnables import RunnableConfig
 
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import StateError, ThreadHistoryError
+from deltamem_agents.inspect.presence import without_memory
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint import SQLAlchemySaver
@@ -144,7 +145,7 @@ def course(
         channel: of the memory, where the state has several.
 
     Raises:
-        ThreadHistoryError: the thread has no memory, or none in this namespace.
+        ThreadHistoryError: there is no such thread, or it has no memory, or none in this namespace.
         StateError: the state has several memories, and none is named.
     """
     records = saver.memories(thread, namespace=namespace)
@@ -153,7 +154,7 @@ def course(
         raise StateError("one memory is looked at", got=channels, remedy="Pass `channel=`.")
     records = [r for r in records if channel in (None, r.channel)]
     if not records:
-        raise _without_memory(saver, thread, namespace)
+        raise without_memory(saver, thread, namespace)
     where: dict[str, Any] = {"thread_id": thread, "checkpoint_ns": namespace}
     points = _points(saver, where, records)
     newest = saver.get_tuple(RunnableConfig(configurable=where))
@@ -161,22 +162,6 @@ def course(
     said = [m for m in values.get("messages", []) if isinstance(m, BaseMessage)]
     facts = _facts(saver, thread)
     return Course(thread, saver.tenant, len(records), tuple(points), tuple(said), facts)
-
-
-def _without_memory(saver: SQLAlchemySaver, thread: str, namespace: str) -> ThreadHistoryError:
-    there = sorted({record.namespace for record in saver.memories(thread, namespace=None)})
-    if not there:
-        return ThreadHistoryError(
-            "a thread with a memory is looked at",
-            got=thread,
-            remedy="See `deltamem inspect DATABASE` for the threads there are.",
-        )
-    named = ", ".join(map(repr, there[:8])) + (", ..." if len(there) > 8 else "")
-    return ThreadHistoryError(
-        "a namespace with a memory is looked at",
-        got=f"{namespace!r} of thread {thread!r}",
-        remedy=f"Name one with `--namespace` (in Python, `namespace=`): {named}.",
-    )
 
 
 def _changes(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,86 @@ def test_an_empty_thread_id(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     path = tmp_path / "some.db"
     assert run(["db", "init", str(path)]) == 0
     assert "thread" in refused(capsys, "facts", "list", path, "")
+
+
+def test_a_thread_that_is_not_there_is_told_from_one_without_facts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from deltamem_agents import SQLAlchemySaver
+    from tests.checkpoint.helpers import config, put
+
+    path = tmp_path / "some.db"
+    assert run(["db", "init", str(path)]) == 0
+    capsys.readouterr()
+    for command in (["facts", "list", path, "alcie"], ["inspect", path, "--thread", "alcie"]):
+        said = refused(capsys, *command)
+        assert said.startswith("ThreadHistoryError: a thread is in the database; got 'alcie'")
+        assert "tenant 'default' has none" in said
+        assert "deltamem chat --db" in said
+    with SQLAlchemySaver(path) as saver:
+        for thread in ("alice", "bob", *"cdefgh"):
+            put(saver, config(thread), {"n": 1})
+    for command in (
+        ["facts", "list", path, "alcie"],
+        ["facts", "search", path, "alcie", "what is my code?"],
+        ["facts", "forget", path, "alcie", "12345678"],
+        ["inspect", path, "--thread", "alcie"],
+    ):
+        said = refused(capsys, *command)
+        assert "'alcie', which is none of the 8 of tenant 'default'" in said
+        assert "There is 'alice' and 7 more; `deltamem inspect DATABASE` lists them" in said
+    assert "and 3 more;" in refused(capsys, "facts", "list", path, "someone else")
+    assert "tenant 'other' has none" in refused(
+        capsys, "facts", "list", path, "alice", "--tenant", "other"
+    )
+    assert run(["facts", "list", str(path), "alice"]) == 0
+    assert capsys.readouterr().out == "No facts.\n"
+
+
+def test_everything_that_is_missing_is_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Missing arguments 'database' and 'thread'." in refused(capsys, "facts", "list")
+    said = refused(capsys, "facts", "forget")
+    assert "Missing arguments 'database', 'thread' and 'fact_id'." in said
+    assert "Missing argument 'question'." in refused(capsys, "facts", "search", "a.db", "t")
+    assert "No such option" in refused(capsys, "facts", "list", "--nonsense")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("--max-tokens", 0, "max_tokens is at least 1"),
+        ("--temperature", -1, "temperature is at least 0"),
+        ("--window", 5, "the window holds the shortest message"),
+        ("--window", 0, "context_window is at least 1"),
+        ("--thread", "", "thread_id"),
+        ("--db", "", "a database is named by"),
+        ("--db", "no/such/folder/chat.db", "a file in a folder that is there"),
+        ("--db", "oracle://nowhere/db", "the database is SQLite, PostgreSQL"),
+    ],
+)
+def test_chat_refuses_an_option_before_the_first_turn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path,
+    option: str, value: object, rule: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello.\n"))
+    said = refused(capsys, *chat(tiny, tiny / "chat.db"), option, value)
+    assert rule in said
+    assert "Hello" not in said
+    if option != "--thread":  # which the database has to be asked about
+        assert not (tiny / "chat.db").exists()
+
+
+def test_chat_refuses_a_thread_of_another_model_before_the_first_turn(
+    capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    from deltamem_agents import SQLAlchemySaver
+    from tests.checkpoint.helpers import config, memory, put
+
+    with SQLAlchemySaver(tiny / "chat.db") as saver:
+        put(saver, config("chat"), {"delta_memory": memory()})
+    said = refused(capsys, *chat(tiny, tiny / "chat.db"))
+    assert said.startswith("StateError: a thread goes on with the model that wrote its memory")
+    assert "begin another --thread" in said
 
 
 def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

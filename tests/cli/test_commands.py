@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableConfig
 
 from deltamem_agents.cli.app import run
 from deltamem_agents.cli.console import sqlite_path
@@ -56,6 +57,68 @@ def test_chat_goes_on_in_another_call_and_forgets(
     assert said.index("is gone.") < said.index("Nothing has been said yet.")
     assert "There is no command /nonsense" in said
     assert "Say what to forget" in said
+    assert said.count("/help this list") == 2
+
+
+def test_a_turn_that_fails_leaves_nothing_behind(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    from deltamem_agents import FactStore, SQLAlchemySaver
+    from deltamem_agents.router import Scope
+
+    thread = RunnableConfig(configurable={"thread_id": "chat"})
+    long = "My locker code is 48213. " + "So it goes. " * 20
+    lines = ["Hi.", long, "/memory", "Yes."]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    where = ["--db", tiny / "chat.db", *model_of(tiny), "--max-tokens", 4]
+    said = ran(capsys, "chat", *where, "--window", 120, "--router")
+    assert "ChatContextError: system prompt, tools and the last turn have at most" in said
+    assert said.index("ChatContextError") < said.index("This turn was taken back")
+    assert said.count("taken back") == 1
+    assert "2 messages visible, 0 only in the memory" in said
+    with SQLAlchemySaver(tiny / "chat.db") as saver:
+        kept = saver.get_tuple(thread)
+        assert kept is not None
+        told = kept.checkpoint["channel_values"]["messages"]
+        assert [m.type for m in told] == ["human", "ai", "human", "ai"]
+        assert [m.text for m in told[::2]] == ["Hi.", "Yes."]
+        assert FactStore(saver).facts(Scope("default", "chat"), closed=True) == ()
+
+
+def test_a_reply_that_is_interrupted_leaves_nothing_behind(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    from deltamem_agents import ChatDeltaMem, SQLAlchemySaver
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    assert "2 messages visible" in talk(capsys, monkeypatch, tiny, "Hi.", "/memory")
+    thread = RunnableConfig(configurable={"thread_id": "chat"})
+    with SQLAlchemySaver(tiny / "chat.db") as saver:
+        before = saver.memory_at(thread)
+    monkeypatch.setattr(ChatDeltaMem, "_stream", interrupted)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("And you?\n"))
+    where = ["--db", tiny / "chat.db", *model_of(tiny)]
+    assert "taken back" in ran(capsys, "chat", *where, status=130)
+    with SQLAlchemySaver(tiny / "chat.db") as saver:
+        kept = saver.get_tuple(thread)
+        assert kept is not None
+        assert len(kept.checkpoint["channel_values"]["messages"]) == 2
+        assert saver.memory_at(thread) == before
+
+
+def test_a_thread_that_forgot_everything_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    said = talk(capsys, monkeypatch, tiny, "I like figs.", "/forget figs", "/memory", "/quit", "No")
+    assert "Nothing has been said yet." in said
+    assert said.endswith("you>")
+    assert run(["inspect", str(tiny / "chat.db"), "--thread", "chat"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "ThreadHistoryError: a thread that is looked at has a memory; got 'chat', which" in told
+    assert "all that it was told was forgotten" in told
+    assert "Its next turn with one of them makes a memory" in told
 
 
 def test_a_database_is_made_counted_pruned_and_inspected(
@@ -105,10 +168,13 @@ def test_facts_are_listed_found_and_forgotten(
     assert "48213" in listed
     assert "Oslo" in listed
     assert "48213" in ran(capsys, "facts", "search", database, "t", "what is my locker code?")
-    assert "No facts." in ran(capsys, "facts", "list", database, "another")
     said = ran(capsys, "facts", "forget", database, "t", code.fact_id[:8])
     assert said == "Forgotten: 1; said elsewhere: 0."
     assert "48213" not in ran(capsys, "facts", "list", database, "t")
+    for fact in facts:
+        if fact is not code:
+            ran(capsys, "facts", "forget", database, "t", fact.fact_id)
+    assert ran(capsys, "facts", "list", database, "t") == "No facts."  # a thread that had some
     assert run(["facts", "forget", str(database), "t", "no-such"]) == 2
     assert "FactStoreError" in capsys.readouterr().err
 

@@ -38,7 +38,7 @@ def test_a_memory_in_a_namespace_is_looked_at(
         assert "--namespace" in told
         assert "'research', 'wri\\x1b[2Jter'" in told
     assert run(["inspect", database, "--thread", "nobody"]) == 2
-    assert "for the threads there are" in " ".join(capsys.readouterr().err.split())
+    assert "There is 't'; `deltamem inspect" in " ".join(capsys.readouterr().err.split())
     assert run(["inspect", database, "--namespace", "research"]) == 2
     assert "--thread" in capsys.readouterr().err
 
