@@ -10,8 +10,14 @@ from langchain_core.retrievers import BaseRetriever
 from deltamem_agents.router import HybridRouter
 
 RUNBOOK = [
-    Document("The search service's port is 9200. Restart it on Sundays.", id="runbook-1"),
-    Document("The login service's port is 9300. Its owner is Marta.", id="runbook-2"),
+    Document(
+        "The search service's port is 9200. Restart it on Sundays.",
+        metadata={"source": "runbook.pdf", "page": 1},
+    ),
+    Document(
+        "The login service's port is 9300. Its owner is Marta.",
+        metadata={"source": "runbook.pdf", "page": 2},
+    ),
     Document("Bread is baked at night.", id="bakery"),
 ]
 

@@ -158,7 +158,9 @@ def _facts(course: Course) -> str:
     for fact in course.facts:
         place = places.get(fact.source_message_id)
         source = "not in this branch"
-        if place is not None:
+        if fact.document:
+            source = f"document {escape(fact.source)}, {fact.start}:{fact.end}"
+        elif place is not None:
             source = f'<a href="#message-{place}">message {place}</a>, {fact.start}:{fact.end}'
         name = f"{fact.subject} {fact.attribute}".strip() or fact.kind
         cells = (escape(name), escape(fact.value), f"\u201c{escape(fact.quote)}\u201d")

@@ -1,22 +1,18 @@
-"""What `deltamem inspect` prints: tables, heat maps of half blocks, and coloured text."""
+"""What `deltamem inspect` prints: tables, with the heat maps and the text of `maps.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from rich import box
-from rich.columns import Columns
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from deltamem_agents.core.heat_map import heat_colours, scale_limit, side_by_side
 from deltamem_agents.core.state import MemoryState
 from deltamem_agents.inspect.course import MOST, Course, ThreadSummary
+from deltamem_agents.inspect.maps import memory_maps, state_maps, written
 from deltamem_agents.inspect.visible import visible
 
 if TYPE_CHECKING:
@@ -65,7 +61,7 @@ def thread_report(course: Course, trace: WriteTrace | None = None) -> Renderable
         memory_maps(course.last.memory),
     ]
     if trace is not None:
-        parts += [Text(), Text("How strongly each token was written", style="bold"), text(trace)]
+        parts += [Text(), written(trace)]
     if course.facts:
         parts += [Text(), facts_table(course)]
     return Group(*parts)
@@ -97,12 +93,16 @@ def facts_table(course: Course) -> Table:
     table = _table("fact", "value", "said by", "source", "quote")
     for fact in course.facts:
         place = places.get(fact.source_message_id)
-        source = f"message {place}, {fact.start}:{fact.end}" if place else "not in this branch"
+        source = "not in this branch"
+        if fact.document:
+            source = f"document {fact.source}, {fact.start}:{fact.end}"
+        elif place:
+            source = f"message {place}, {fact.start}:{fact.end}"
         table.add_row(
             Text(visible(f"{fact.subject} {fact.attribute}".strip())),
             Text(visible(fact.value)),
             Text(visible(fact.asserted_by)),
-            source,
+            Text(visible(source)),
             Text(visible(fact.quote)),
             style=None if fact.active else "dim",
         )
@@ -129,56 +129,6 @@ def compare_report(before: MemoryState, after: MemoryState) -> RenderableType:
     )
 
 
-def memory_maps(memory: MemoryState) -> RenderableType:
-    """The heat maps of a memory, with its summary."""
-    return Group(Text(repr(memory)), state_maps(memory.state, memory.layer_norms))
-
-
-def state_maps(states: NDArray[Any], norms: Sequence[float]) -> RenderableType:
-    """States [layers, heads, rank, rank], blue below zero and red above; two rows a line."""
-    top = scale_limit([states])
-    maps = []
-    for layer, (values, norm) in enumerate(zip(states, norms, strict=True)):
-        lines = [Text(f"layer {layer}, norm {norm:.3g}")]
-        lines += _half_blocks(side_by_side(values), top)
-        maps.append(Padding(Group(*lines), (0, 2, 1, 0)))
-    return Columns(maps)
-
-
-def _half_blocks(image: NDArray[Any], top: float) -> Iterator[Text]:
-    rows, columns = image.shape
-    padded = np.vstack([image, np.full((rows % 2, columns), np.nan, image.dtype)])
-    colours, clear = heat_colours(padded, top), np.isnan(padded)
-    for row in range(0, padded.shape[0], 2):
-        line = Text(no_wrap=True)
-        for column in range(columns):
-            above, below = (_rgb(colours[row + i, column]) for i in (0, 1))
-            if clear[row, column]:
-                line.append(" ")
-            elif clear[row + 1, column]:
-                line.append("\u2580", style=above)
-            else:
-                line.append("\u2580", style=f"{above} on {below}")
-        yield line
-
-
-def text(trace: WriteTrace) -> Text:
-    """The conversation, each token on a ground as strong as it was written."""
-    strength = trace.strength
-    share = strength / (float(strength.max(initial=0.0)) or 1.0)
-    line = Text()
-    for token, piece in enumerate(map(visible, trace.texts)):
-        if token and trace.messages[token] != trace.messages[token - 1]:
-            line.append("" if line.plain.endswith("\n") else "\n")
-        if not trace.written[token] or share[token] < 0.05:
-            line.append(piece, style="dim" if trace.special[token] else "")
-        else:
-            red = round(255 - 60 * share[token])
-            rest = round(235 * (1 - share[token]))
-            line.append(piece, style=f"black on rgb({red},{min(rest + 20, 255)},{rest})")
-    return line
-
-
 def spark(values: Sequence[float], width: int = MOST) -> str:
     """Numbers as a line of bars, from 0 to the largest; of more than `width`, that many of them."""
     shown = min(width, len(values))
@@ -194,8 +144,3 @@ def _table(*names: str) -> Table:
                            "visible", "gone", "before", "change", "layer"}  # fmt: skip
         table.add_column(name, justify="right" if numeric else "left")
     return table
-
-
-def _rgb(colour: NDArray[Any]) -> str:
-    red, green, blue = (int(part) for part in colour)
-    return f"rgb({red},{green},{blue})"

@@ -89,9 +89,10 @@ def as_data(decision: Decision) -> str:
 
 
 def _line(fact: Fact) -> str:
-    day = fact.recorded_at[:10]
     what = _subject(fact) if fact.attribute else fact.kind
-    return f"- {what}: {_quoted(fact.value)} ({fact.asserted_by}, {day}, fact {fact.fact_id[:8]})"
+    by = f"document {one_line(fact.source, NAME)}" if fact.document else fact.asserted_by
+    told = ", ".join(filter(None, (by, fact.recorded_at[:10], f"fact {fact.fact_id[:8]}")))
+    return f"- {what}: {_quoted(fact.value)} ({told})"
 
 
 def _quoted(text: str) -> str:

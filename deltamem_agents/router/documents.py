@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,11 +29,18 @@ def drafts_of(text: str, *, keep_secrets: bool = False) -> tuple[Draft, ...]:
     return (whole, *(replace(draft, revisable=False) for draft in stated))
 
 
+def json_types(metadata: Mapping[Any, Any]) -> dict[str, Any]:
+    """A document's metadata as a reply's metadata may hold them: dates and the like as text."""
+    plain: dict[str, Any] = json.loads(json.dumps(metadata, default=str, skipkeys=True))
+    return plain
+
+
 class RetrieverStore:
     """A `BaseRetriever` or `VectorStore` of the user's own, in the place of a `FactStore`.
 
     Nothing is recorded: what it finds is read as documents, and the facts that they state are
-    answered verbatim with the document as their source. Whose documents they are is the
+    answered verbatim with the document as their source: a citation has its id or `source`, and
+    its metadata, such as the page. Whose documents they are is the
     retriever's affair; `search_kwargs` hands it the scope.
 
     Args:
@@ -121,7 +129,8 @@ def _facts(document: Document) -> list[Fact]:
             asserted_by="tool",
             recorded_at="",
             slot=f"{draft.subject}\0{draft.attribute}" if draft.revisable else "",
-            metadata=dict(document.metadata),
+            metadata=json_types(document.metadata),
+            document=True,
         )
         for ordinal, draft in enumerate((drafts_of(text)[0], *extract(text)))
         if draft.kind != "mention"

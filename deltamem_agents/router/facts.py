@@ -84,7 +84,19 @@ class Draft:
 
 @dataclass(frozen=True)
 class Citation:
-    """Where an exact value comes from."""
+    """Where an exact value comes from.
+
+    Attributes:
+        fact_id: of the fact.
+        value: verbatim.
+        source_message_id: the message; of a document its id, or its source where it has no id.
+        span: where the value stands in the message's or the document's text, in characters.
+        asserted_by: who said it.
+        recorded_at: ISO 8601, UTC; "" for a document that a retriever found.
+        source: of a document, what its metadata names so, such as a file; its id where they do
+            not. "" for a message.
+        metadata: of a document, such as its page; JSON types only.
+    """
 
     fact_id: str
     value: str
@@ -92,6 +104,8 @@ class Citation:
     span: tuple[int, int]
     asserted_by: str
     recorded_at: str
+    source: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def as_dict(self) -> dict[str, Any]:
         """For `response_metadata`: JSON types only."""
@@ -99,8 +113,12 @@ class Citation:
 
     def __str__(self) -> str:
         start, end = self.span
-        source = self.source_message_id or "unnamed message"
-        return f"[fact {self.fact_id[:8]}, {self.asserted_by} message {source}, {start}:{end}]"
+        if self.source:
+            page = self.metadata.get("page_label", self.metadata.get("page"))
+            where = f"document {self.source}" + (f", page {page}" if page is not None else "")
+        else:
+            where = f"{self.asserted_by} message {self.source_message_id or 'unnamed message'}"
+        return f"[fact {self.fact_id[:8]}, {where}, {start}:{end}]"
 
 
 @dataclass(frozen=True)
@@ -110,15 +128,17 @@ class Fact:
     Attributes:
         fact_id: its name in citations.
         kind, subject, attribute, value, start, end, quote: as in `Draft`.
-        source_message_id: the message it was read from, "" if that had no id.
+        source_message_id: the message it was read from, "" if that had no id; for a document its
+            id, or its source.
         branch: hash of the head that recorded it, "" outside of any branch.
         asserted_by: who said it.
         recorded_at: ISO 8601, UTC.
         superseded_by: the fact that closed it in this branch; "closed" if closed outright.
         number: its row.
         checkpoint_id: the checkpoint that was running when it was recorded, "" if unknown.
-        metadata: of the document, for added documents.
+        metadata: of the document, for documents.
         sure: as in `Draft`.
+        document: whether it was read from a document.
     """
 
     fact_id: str
@@ -139,6 +159,14 @@ class Fact:
     checkpoint_id: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     sure: float = 1.0
+    document: bool = False
+
+    @property
+    def source(self) -> str:
+        """The document's source, as in `Citation`; "" for a message."""
+        if not self.document:
+            return ""
+        return str(self.metadata.get("source") or self.source_message_id or "without a name")
 
     @property
     def active(self) -> bool:
@@ -167,6 +195,8 @@ class Fact:
             (self.start, self.end),
             self.asserted_by,
             self.recorded_at,
+            self.source,
+            self.metadata,
         )
 
 

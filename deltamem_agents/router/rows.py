@@ -40,8 +40,10 @@ def hashed(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 
 
-def body_of(scope: Scope, draft: Draft, message_id: str, metadata: Mapping[str, Any]) -> bytes:
-    """What only the tenant may read, as JSON in ASCII."""
+def body_of(
+    scope: Scope, draft: Draft, message_id: str, metadata: Mapping[str, Any] | None
+) -> bytes:
+    """What only the tenant may read, as JSON in ASCII; metadata: of a document, else None."""
     body: dict[str, Any] = {
         "kind": draft.kind,
         "subject": draft.subject,
@@ -53,9 +55,9 @@ def body_of(scope: Scope, draft: Draft, message_id: str, metadata: Mapping[str, 
         "checkpoint": scope.checkpoint,
         "sure": draft.sure,
     }
-    if metadata:
+    if metadata is not None:
         body["metadata"] = dict(metadata)
-    return json.dumps(body, default=str).encode("ascii")
+    return json.dumps(body, default=str, skipkeys=True).encode("ascii")
 
 
 def fact_of(row: Any, opened: bytes) -> Fact:
@@ -84,6 +86,7 @@ def fact_of(row: Any, opened: bytes) -> Fact:
         number=row.number,
         metadata=body.get("metadata", {}),
         sure=body.get("sure", 1.0),
+        document="metadata" in body,
     )
 
 

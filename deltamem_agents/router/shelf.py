@@ -164,7 +164,7 @@ class Shelf:
     ) -> Fact:
         """Inserts one fact and closes what it takes the place of; place: digest and ordinal."""
         draft = self._about(connection, scope, draft)
-        body = body_of(scope, draft, one.message_id, metadata or {})
+        body = body_of(scope, draft, one.message_id, metadata)
         row: dict[str, Any] = {
             "fact_id": uuid.uuid4().hex,
             "tenant": tenant_hash(self.tenant),
