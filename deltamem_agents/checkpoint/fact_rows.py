@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, delete, insert, select
 
+from deltamem_agents.checkpoint.embeddings import clear_embeddings
 from deltamem_agents.checkpoint.fact_tables import (
     FactTables,
     scope_hash,
@@ -146,6 +147,7 @@ def rekey_facts(
         changed = {name: hide(row._mapping[name]) for name in ("slot", "digest", "message")}
         body = seal(new, unseal(old, bytes(row.body)))
         renew(connection, tables, row, **changed, body=body, words=None)
+    clear_embeddings(connection, tables, tenant)
     _tombstones(connection, tables, tenant, hide)
     return len(found)
 

@@ -11,6 +11,7 @@ from deltamem_agents.router.analyze import content, names_self
 from deltamem_agents.router.facts import Fact, Hit, Scope
 from deltamem_agents.router.keyword import COMMON, bm25
 from deltamem_agents.router.matching import Matches, matches_of, matching, named
+from deltamem_agents.router.pgvector import schema_of
 from deltamem_agents.router.reading import SURE
 from deltamem_agents.router.shelf import Shelf
 from deltamem_agents.router.transactions import read
@@ -42,8 +43,9 @@ def search(
     hits = read(shelf, lambda c: _by_keyword(c, shelf, query, scope, k, complete))
     if vectors is None:
         return tuple(found.hit() for found in hits[:k])
-    cosines = vectors.search(shelf, query, scope)
-    nearest = sorted(cosines, key=lambda number: -cosines[number])[: k * DEPTH]
+    depth = k * DEPTH
+    cosines = vectors.search(shelf, query, scope, depth, [found.number for found in hits])
+    nearest = sorted(cosines, key=lambda number: -cosines[number])[:depth]
     near = read(shelf, lambda c: _active(c, shelf, scope, nearest))
     known = {found.number: found for found in hits}
     ranking = [number for number in nearest if number in near or number in known]
@@ -53,6 +55,14 @@ def search(
     return tuple(
         replace(f.hit(), score=fused[f.number], cosine=cosines.get(f.number)) for f in best
     )
+
+
+def way(shelf: Shelf, connection: Connection, vectors: VectorIndex | None) -> str:
+    """By what `search` finds facts, in words."""
+    if vectors is None:
+        return "keyword"
+    by = "a matrix" if schema_of(connection, shelf) is None else "pgvector"
+    return f"keyword and vectors, by {by}"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from deltamem_agents.router.messages import Heard, Message
 from deltamem_agents.router.outdated import renew
 from deltamem_agents.router.rivals import rivals
 from deltamem_agents.router.rows import lineage_of
-from deltamem_agents.router.search import search
+from deltamem_agents.router.search import search, way
 from deltamem_agents.router.shelf import Shelf
 from deltamem_agents.router.transactions import write
 from deltamem_agents.router.vector import VectorIndex
@@ -66,6 +66,8 @@ class FactStore:
         self.listener = Listener(keep_secrets, read_assistant, extractor)
         self.vectors = None if embeddings is None else VectorIndex(embeddings)
         self.access.run(lambda shelf: write(shelf, lambda c: self._prepare(c, shelf)))
+        if self.vectors is not None:
+            self.access.run(self.vectors.prepare)
 
     def _prepare(self, connection: Connection, shelf: Shelf) -> None:
         tables = shelf.tables
@@ -281,7 +283,7 @@ class FactStore:
             "database": self.engine.dialect.name,
             "tenant": self.tenant,
             "facts": self.access.read(lambda shelf, c: shelf.count(c)),
-            "search": "keyword" if self.vectors is None else "keyword and vectors",
+            "search": self.access.read(lambda shelf, c: way(shelf, c, self.vectors)),
             "encrypted": self.access.shelf.encrypted,
             "secrets": "kept" if self.listener.keep_secrets else "redacted",
         }

@@ -1,4 +1,7 @@
-"""Exact vector search: one matrix a scope, cached in process, float32 bytes in the database.
+"""Exact vector search: float32 bytes in the database, one matrix a scope, cached in process.
+
+Where the database has pgvector and the tenant is not encrypted, the server compares the vectors and
+no matrix is read (`pgvector.py`).
 
 Below some 50,000 facts a scope an exact product is faster than an approximate index, and it never
 loses a row to a filter. The cache is valid as long as number and greatest fact of the scope's
@@ -16,7 +19,8 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from sqlalchemy import Connection, func, select
 
-from deltamem_agents.errors import ConfigError
+from deltamem_agents.checkpoint.embeddings import add_embeddings
+from deltamem_agents.router import pgvector
 from deltamem_agents.router.embed import embedder_name
 from deltamem_agents.router.facts import Fact, Scope
 from deltamem_agents.router.shelf import Shelf
@@ -39,23 +43,41 @@ class VectorIndex:
         self._lock = Lock()
         self._cache: OrderedDict[str, tuple[tuple[int, int], list[int], Matrix]] = OrderedDict()
 
-    def search(self, shelf: Shelf, query: str, scope: Scope) -> dict[int, float]:
-        """Cosine of each fact of the scope to the query, by fact number.
+    def prepare(self, shelf: Shelf) -> None:
+        """Makes the place for what pgvector searches, where there is pgvector."""
+        if not shelf.encrypted:
+            write(shelf, lambda connection: add_embeddings(connection, shelf.tables))
+
+    def search(
+        self, shelf: Shelf, query: str, scope: Scope, depth: int, also: Sequence[int] = ()
+    ) -> dict[int, float]:
+        """Cosines of facts of the scope to the query, by fact number.
 
         Facts without a vector yet (recorded by a process without this embedder) get one first.
+
+        Args:
+            shelf: of the tenant.
+            query: a question or words.
+            scope: whose.
+            depth: so many of the nearest are told at least.
+            also: numbers of facts that are told, too.
+
+        Raises:
+            ConfigError: stored vectors have another length than the embedder's.
         """
         self.fill(shelf, scope)
-        numbers, matrix = read(shelf, lambda connection: self._matrix(shelf, connection, scope))
+        numbers, found = read(shelf, lambda connection: self._held(shelf, connection, scope))
         if not numbers:
             return {}
         asked = _unit(np.asarray([self.embeddings.embed_query(query)], dtype=np.float32))[0]
-        if matrix.shape[1] != asked.shape[0]:
-            raise ConfigError(
-                "stored vectors have the embedder's length",
-                got=f"{matrix.shape[1]} stored, {asked.shape[0]} asked",
-                remedy="Give each embedder a `name` of its own.",
-            )
-        return dict(zip(numbers, (matrix @ asked).tolist(), strict=True))
+        if isinstance(found, str):
+            cosines = pgvector.nearest(shelf, found, (scope, self.name), asked, depth, also)
+            if cosines is not None:
+                return cosines
+            numbers, found = read(shelf, lambda c: self._matrix(shelf, c, scope))
+        if found.shape[1] != asked.shape[0]:
+            raise pgvector.mismatch(found.shape[1], asked.shape[0])
+        return dict(zip(numbers, (found @ asked).tolist(), strict=True))
 
     def fill(self, shelf: Shelf, scope: Scope) -> int:
         """Embeds the scope's facts that have no vector; returns how many."""
@@ -105,8 +127,19 @@ class VectorIndex:
             if fact.number in due
         ]
         if rows:
-            connection.execute(table.insert(), rows)
+            pgvector.insert_vectors(connection, shelf, rows)
         return len(rows)
+
+    def _held(
+        self, shelf: Shelf, connection: Connection, scope: Scope
+    ) -> tuple[list[int], Matrix | str]:
+        """Numbers and matrix of a scope; of pgvector its schema, and a number if there is any."""
+        schema = pgvector.schema_of(connection, shelf)
+        if schema is None:
+            return self._matrix(shelf, connection, scope)
+        c = shelf.tables.vectors.c
+        own = select(c.fact).where(c.scope == scope.key, c.model == self.name)
+        return list(connection.scalars(own.limit(1))), schema
 
     def _matrix(
         self, shelf: Shelf, connection: Connection, scope: Scope

@@ -1,4 +1,4 @@
-"""Stores on each of the three databases: one database a session, one tenant a test."""
+"""Stores on each of the three databases, and on PostgreSQL with pgvector: one tenant a test."""
 
 from __future__ import annotations
 
@@ -7,17 +7,30 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, make_url, text
 
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.router import FactStore, HybridRouter
+from tests.router.private_server import PACKAGE, installed, private_server
 
-BACKENDS = ("sqlite", "postgresql", "mariadb")
+BACKENDS = ("sqlite", "postgresql", "mariadb", "pgvector")
 _SERVERS = {
     "postgresql": ("DELTAMEM_TEST_POSTGRES_URL", "postgresql+psycopg://root@127.0.0.1/test"),
     "mariadb": ("DELTAMEM_TEST_MARIADB_URL", "mariadb+pymysql://root@127.0.0.1/test"),
 }
 OpenSaver = Callable[..., SQLAlchemySaver]
+
+
+@pytest.fixture(scope="session")
+def pgvector_server() -> Iterator[str]:
+    """The URL of a server that has pgvector; without its package the tests skip, not with CI."""
+    if not installed():
+        message = f"no package {PACKAGE}: pip install 'deltamem-agents[dev]'"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with private_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
@@ -29,8 +42,11 @@ def database(
     if backend == "sqlite":
         yield f"sqlite:///{tmp_path_factory.mktemp('router') / 'facts.db'}"
         return
-    variable, default = _SERVERS[backend]
-    server = make_url(os.environ.get(variable, default))
+    if backend == "pgvector":
+        server = make_url(request.getfixturevalue("pgvector_server"))
+    else:
+        variable, default = _SERVERS[backend]
+        server = make_url(os.environ.get(variable, default))
     engine = create_engine(
         server, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5}
     )
@@ -44,10 +60,23 @@ def database(
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    yield server.set(database=name).render_as_string(hide_password=False)
+    url = server.set(database=name)
+    if backend == "pgvector":
+        make_extension(url)
+    yield url.render_as_string(hide_password=False)
     with engine.connect() as connection:
-        force = " WITH (FORCE)" if backend == "postgresql" else ""
+        force = " WITH (FORCE)" if backend != "mariadb" else ""
         connection.execute(text(f"DROP DATABASE {name}{force}"))
+    engine.dispose()
+
+
+def make_extension(url: str | URL, schema: str = "public") -> None:
+    """What a database's owner does once."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        quoted = engine.dialect.identifier_preparer.quote_identifier(schema)
+        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {quoted}")
+        connection.exec_driver_sql(f"CREATE EXTENSION vector SCHEMA {quoted}")
     engine.dispose()
 
 
