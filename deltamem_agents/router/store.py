@@ -153,7 +153,8 @@ class FactStore:
         close one another.
 
         Args:
-            documents: LangChain documents, already cut to the size that is to be found.
+            documents: LangChain documents, already cut to the size that is to be found; their
+                metadata come back with citations.
             scope: whose.
             facts: also take the facts that the documents state, each on its own.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,58 @@ def test_documents_are_found_and_their_facts_answered(open_saver: Any) -> None:
     assert decision.citations[0].source_message_id == "runbook.md"
     start, end = decision.citations[0].span
     assert page.page_content[start:end] == "9200"
+
+
+HANDBOOK = {"source": "handbook.pdf", "page": 3, "seen": date(2026, 5, 4)}
+
+
+@pytest.mark.parametrize("kind", ["fact store", "vector store", "retriever"])
+def test_a_citation_names_the_document_and_carries_its_metadata(open_saver: Any, kind: str) -> None:
+    pages = [
+        Document("The search service's port is 9200.", id="handbook-3", metadata=HANDBOOK),
+        Document("The login service's port is 9300.", metadata={"source": "archive.md"}),
+        Document("The billing service's port is 9400.", id="cellar"),
+    ]
+    if kind == "fact store":
+        store: Any = FactStore(open_saver())
+        store.add_documents(pages, scope_of(store))
+        router = HybridRouter(store)
+    elif kind == "vector store":
+        vectors = InMemoryVectorStore(Axes())
+        given = vectors.add_documents(pages)
+        assert given[0] == "handbook-3"
+        router = HybridRouter(vectors)
+    else:
+        router = HybridRouter(Shelf(documents=pages))
+    scope = router.store.branch("alice")
+    decision = router.probe("What is the search service's port?", scope)
+    assert (decision.route, decision.value) == ("exact", "9200")
+    cited = decision.as_dict()["citations"][0]
+    assert (cited["source_message_id"], cited["source"]) == ("handbook-3", "handbook.pdf")
+    assert cited["metadata"] == {"source": "handbook.pdf", "page": 3, "seen": "2026-05-04"}
+    assert json.loads(json.dumps(cited)) == cited
+    start, end = cited["span"]
+    assert pages[0].page_content[start:end] == "9200"
+    shown = f"document handbook.pdf, page 3, {start}:{end}]"
+    assert str(router.answer(decision)).endswith(shown)
+    assert "(document handbook.pdf, " in router.as_data(decision)
+    for question, source in (
+        ("What is the login service's port?", "archive.md"),
+        ("What is the billing service's port?", "cellar"),
+    ):
+        (cite,) = router.probe(question, scope).citations
+        assert cite.source == source
+        assert f"document {source}, {cite.span[0]}:" in str(cite)
+
+
+def test_a_citation_of_a_message_has_no_document(open_saver: Any) -> None:
+    store = FactStore(open_saver())
+    told = {"role": "tool", "content": "The search service's port is 9200.", "id": "m1"}
+    store.record(told, scope_of(store))
+    asked = HybridRouter(store).probe("What is the search service's port?", scope_of(store))
+    (cite,) = asked.citations
+    assert (cite.source, cite.metadata, cite.source_message_id) == ("", {}, "m1")
+    assert "tool message m1, " in str(cite)
 
 
 class Shelf(BaseRetriever):
