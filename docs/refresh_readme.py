@@ -33,7 +33,7 @@ ASKED = {
 
 
 def demo() -> str:
-    """The demo's output, with a folder that reads well, and its picture."""
+    """The demo's output, with a folder as it makes one by itself, and its picture."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "demo"
         done = subprocess.run(
@@ -42,7 +42,7 @@ def demo() -> str:
             stdout=subprocess.PIPE,
         )  # fmt: skip
         shutil.copy(place / "memory.png", PICTURE)
-    lines = done.stdout.replace(str(place), "deltamem-demo").splitlines()
+    lines = done.stdout.replace(str(place), "/tmp/deltamem-demo-x7q2m4kd").splitlines()
     text = "\n".join(line.rstrip() for line in lines).strip()
     picture = f"![The memory, layer by layer](docs/{PICTURE.name})"
     return f"```text\n{text}\n```\n\n{picture}"

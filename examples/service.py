@@ -3,14 +3,15 @@
 Calls that come at the same time are answered side by side by one model. Each user is a thread, and
 talks to no other. Needs `pip install fastapi httpx uvicorn`.
 
-Run: python examples/service.py                        (three users at once, without a network)
-     uvicorn --app-dir examples service:app            (a server; DATABASE_URL names the database)
+Run: python examples/service.py                (three users at once, without a network or a file)
+     uvicorn --app-dir examples service:app    (a server; keeps service.db, or DATABASE_URL's)
 """
 
 import asyncio
 import os
 from collections import defaultdict
 from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import httpx
@@ -26,7 +27,7 @@ TOKENS = {"token-a": "alice", "token-b": "bob", "token-c": "carol"}  # take your
 @asynccontextmanager
 async def lifespan(app):
     """One saver and one agent for the life of the service."""
-    async with SQLAlchemySaver(os.environ.get("DATABASE_URL", "sqlite:///service.db")) as saver:
+    async with SQLAlchemySaver(app.state.database) as saver:
         app.state.agent = create_agent(
             ChatDeltaMem(), tools=[], middleware=[DeltaMemMiddleware()], checkpointer=saver
         )
@@ -34,6 +35,7 @@ async def lifespan(app):
 
 
 app = FastAPI(lifespan=lifespan)
+app.state.database = os.environ.get("DATABASE_URL", "sqlite:///service.db")
 turns = defaultdict(asyncio.Lock)  # a user's messages are answered one after another
 
 
@@ -104,4 +106,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with TemporaryDirectory() as folder:
+        app.state.database = os.environ.get("DATABASE_URL", f"sqlite:///{folder}/service.db")
+        asyncio.run(main())

@@ -49,6 +49,9 @@ with TemporaryDirectory() as folder, SQLAlchemySaver(f"sqlite:///{folder}/subgra
     for graph, thread in ((apart, "apart"), (together, "together")):
         for text in ("Remember that my name is Carla.", "Remember that my job is florist."):
             graph.invoke({"messages": [("user", text)]}, {"configurable": {"thread_id": thread}})
-    print("planner ", memory_of("apart", "planner"))
-    print("writer  ", memory_of("apart", "writer"))
-    print("together", memory_of("together"))
+    print("Each agent with a memory of its own. The planner has not read the writer's last reply")
+    print("yet: it comes with the next message.")
+    print("  planner ", memory_of("apart", "planner"))
+    print("  writer  ", memory_of("apart", "writer"))
+    print("One memory for both. It has read each message once, whoever was at work:")
+    print("  together", memory_of("together"))

@@ -12,6 +12,7 @@ and the Trainer's checkpoints, from which a killed training goes on to the same 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,11 @@ def prepare(
 def _with_lora(model: Any, rank: int, alpha: float) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"))
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 for a property that the latter has renamed.
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is dep", FutureWarning)
+        return get_peft_model(model, config)
 
 
 def plan_episodes(

@@ -15,9 +15,6 @@ import pytest
 from deltamem_agents.adapter.ours import read_ours
 from deltamem_agents.cli.app import run
 
-# PEFT 0.21 asks transformers 5.23 for a property that the latter has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
-
 BUILD = ["--conversations", "12", "--seed", "1", "--facts", "1", "2", "--tail", "2", "--tools", "0"]
 
 
