@@ -49,14 +49,24 @@ def chat(
     with saver:
         talk = Talk(_agent(loaded, saver, router), saver, thread, out)
         _check_memory(talk, loaded)
-        where = f"Thread {thread!r} in {database}."
-        out.print(f"{where} Type /help for the commands.", markup=False)
+        out.print(_greeting(database, thread, built_in=model is None), markup=False)
         while (text := _heard(out)) is not None:
             try:
                 if not talk.turn(text.strip()):
                     return
             except DeltaMemError as error:
                 out.print(_told(error))
+
+
+def _greeting(database: str, thread: str, *, built_in: bool) -> str:
+    """Where the conversation is kept; and what can be said, where the model knows so little."""
+    lines = [f"Thread {thread!r} in {database}. Type /help for the commands."]
+    if built_in:
+        lines.append(
+            'The built-in model is for trying: it understands sentences such as "Remember that my '
+            'boss\'s home city is Lisbon." and "What is my boss\'s home city?", and little else.'
+        )
+    return "\n".join(lines)
 
 
 def _told(error: DeltaMemError) -> str:

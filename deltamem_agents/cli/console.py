@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,15 @@ def progress(out: Console) -> Progress:
 
 
 def quiet() -> None:
-    """Switch the loading bars of other libraries off."""
+    """Switch the loading bars of other libraries off, unless somebody watches.
+
+    At a terminal the download of a large model shows how far it is; loading a small one shows no
+    bar anyway (`runtime.loading`).
+    """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def open_model(**options: Any) -> ChatDeltaMem:

@@ -7,13 +7,15 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from deltamem_agents.cli.app import run
-from deltamem_agents.cli.console import sqlite_path
+from deltamem_agents.cli.chat import _greeting
+from deltamem_agents.cli.console import quiet, sqlite_path
 
 
 def ran(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> str:
@@ -46,6 +48,7 @@ def test_chat_goes_on_in_another_call_and_forgets(
     said = talk(capsys, monkeypatch, tiny, "/memory", "I like figs.", "/memory", "/exit")
     assert "Nothing has been said yet." in said
     assert "2 messages visible, 0 only in the memory" in said
+    assert "Type /help for the commands. you>" in said  # what to say is told of the built-in model
 
     said = talk(capsys, monkeypatch, tiny, "/memory", "And plums.", "/forget figs", "/memory")
     assert "2 messages visible" in said
@@ -58,6 +61,13 @@ def test_chat_goes_on_in_another_call_and_forgets(
     assert "There is no command /nonsense" in said
     assert "Say what to forget" in said
     assert said.count("/help this list") == 2
+
+
+def test_who_chats_with_the_built_in_model_is_told_what_it_understands() -> None:
+    first, hint = _greeting("agent.db", "chat", built_in=True).splitlines()
+    assert first == "Thread 'chat' in agent.db. Type /help for the commands."
+    assert "Remember that my boss's home city is Lisbon." in hint
+    assert _greeting("agent.db", "chat", built_in=False) == first
 
 
 def test_a_turn_that_fails_leaves_nothing_behind(
@@ -177,6 +187,22 @@ def test_facts_are_listed_found_and_forgotten(
     assert ran(capsys, "facts", "list", database, "t") == "No facts."  # a thread that had some
     assert run(["facts", "forget", str(database), "t", "no-such"]) == 2
     assert "FactStoreError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_loading_bars_are_shown_to_who_watches(
+    monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    try:
+        logging.enable_progress_bar()
+        monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: watched))
+        quiet()
+        assert logging.is_progress_bar_enabled() is watched
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
 
 
 def test_an_adapter_changes_its_format_and_comes_back(
