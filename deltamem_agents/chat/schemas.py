@@ -11,6 +11,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from deltamem_agents.chat.errors import ChatRequestError
+from deltamem_agents.runtime.closing import target_of
 
 # Any of these makes a dict a JSON schema, and not the description of a tool without parameters.
 _KEYWORDS = {
@@ -69,20 +70,13 @@ def _is_object(part: Any, root: Mapping[str, Any], met: frozenset[str]) -> bool:
     reference = part.get("$ref")
     if isinstance(reference, str):
         known = reference in met
-        return not known and _is_object(_target(reference, root), root, met | {reference})
+        return not known and _is_object(target_of(reference, root), root, met | {reference})
     if "type" in part or _OF_OBJECTS & part.keys():
         return part.get("type", "object") in ("object", ["object"])
     for key, enough in (("allOf", any), ("anyOf", all), ("oneOf", all)):
         if isinstance(part.get(key), list) and part[key]:
             return enough(_is_object(each, root, met) for each in part[key])
     return False
-
-
-def _target(reference: str, root: Mapping[str, Any]) -> Any:
-    part: Any = root
-    for name in reference.removeprefix("#").split("/")[1:]:
-        part = part.get(name) if isinstance(part, Mapping) else None
-    return part
 
 
 def is_recursive(schema: Mapping[str, Any]) -> bool:

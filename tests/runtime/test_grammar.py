@@ -10,10 +10,11 @@ from langchain_core.utils.json import parse_partial_json
 
 from deltamem_agents.errors import MessageError
 from deltamem_agents.runtime.answer import Final, Options
+from deltamem_agents.runtime.closing import FORMATS
 from deltamem_agents.runtime.grammar import Grammars, Rules
 from deltamem_agents.runtime.reply import CallPart
 from deltamem_agents.runtime.sampling import Sampling
-from deltamem_agents.runtime.schemas import _FORMATS
+from deltamem_agents.runtime.schemas import strict
 from deltamem_agents.runtime.template import shipped
 from deltamem_agents.testing import scripted, tiny_engine
 
@@ -171,7 +172,7 @@ def test_content_may_have_annotations(engine, schema):
 
 
 def test_formats_that_grammars_know_are_kept(engine):
-    formats = [{"type": "string", "format": name} for name in sorted(_FORMATS)]
+    formats = [{"type": "string", "format": name} for name in sorted(FORMATS)]
     shape = {"type": "object", "properties": dict(zip("abcdefghij", formats, strict=True))}
     engine.grammars.compile(Rules(calls="never", schema=shape)).prepare()
 
@@ -198,3 +199,76 @@ async def test_a_grammar_is_compiled_off_the_event_loop(monkeypatch):
     assert here
     assert not any(here)
     assert options.constraint.ready
+
+
+A = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+B = {"type": "object", "properties": {"b": {"type": "string"}}, "required": ["b"]}
+MAYBE = {"type": "object", "properties": {"a": {"type": "integer"}}}
+DEFS = {"$defs": {"A": A, "B": B}}
+OF_BOTH: dict[str, dict[str, object]] = {
+    "all of": {"allOf": [A, B]},
+    "all of an object": {"type": "object", "allOf": [A, B]},
+    "optional": {"allOf": [MAYBE, {"type": "object", "properties": {"b": {}}}]},
+    "beside properties": {**A, "allOf": [B]},
+    "closed as a whole": {**MAYBE, "properties": {"a": {}, "b": {}}, "additionalProperties": False,
+                          "allOf": [A, B]},
+    "references": {"allOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}], **DEFS},
+    "a reference beside properties": {"$ref": "#/$defs/A", **B, **DEFS},
+    "either beside properties": {**A, "anyOf": [B, {"type": "object", "properties": {"c": {}}}]},
+    "one of beside properties": {**A, "oneOf": [B, {"properties": {"c": {}}, "required": ["c"]}]},
+    "required apart": {"allOf": [MAYBE, B, {"required": ["a"]}]},
+    "required and nowhere described": {"type": "object", "properties": {"a": {}},
+                                       "required": ["a", "b"]},
+    "patterns": {"allOf": [A, {"type": "object", "patternProperties": {"^b": {"type": "string"}}}]},
+    "of itself": {"$ref": "#/$defs/N", **B, "$defs": {"N": {
+        "allOf": [{"$ref": "#/$defs/N"}, A]}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("kind", [kind for kind in OF_BOTH if kind != "of itself"])
+def test_parts_of_one_object_let_each_others_properties_be(engine, kind, within):
+    """And nobody's else: what the script says is kept to where it fits, and put aside elsewhere."""
+    schema, form = OF_BOTH[kind], "%s"
+    if within:
+        schema = {"type": "object", "properties": {"in": schema}, "required": ["in"], **DEFS}
+        form = '{"in": %s}'
+    grammar = engine.grammars.compile(Rules(schema=schema))
+    fits = ('{"a": 4, "b": "x"}', '{"b": "x", "a": 4}')  # an own property comes before others'
+    assert any(_follows(engine, grammar, form % text) for text in fits)
+    for wrong in ('{"a": 4, "z": "x"}', '{"a": 4, "b": "x", "z": 1}'):
+        assert not _follows(engine, grammar, form % wrong)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [{**A, "additionalProperties": False}, B]},
+        {"allOf": [A, {**B, "additionalProperties": False}]},
+        {"allOf": [{"type": "integer"}, {"type": "string"}]},
+        {"type": "object", "properties": []},
+        {"type": "integer", "minimum": "a"},
+        {"type": "object", "properties": {"a": 3}},
+    ],
+)
+def test_what_nothing_fits_is_refused(engine, schema):
+    with pytest.raises(MessageError, match="can be enforced while decoding"):
+        engine.grammars.compile(Rules(schema=schema)).prepare()
+
+
+def test_a_schema_that_is_a_part_of_itself_comes_to_an_end(engine):
+    whole = json.loads(strict(OF_BOTH["of itself"]))
+    assert whole["allOf"][0]["allOf"][1]["properties"] == {
+        "a": whole["$defs"]["N"]["allOf"][1]["properties"]["a"], "b": True
+    }  # fmt: skip
+
+
+def _follows(engine, grammar, text):
+    """Whether a grammar lets a reply say a text and end."""
+    matcher = grammar()
+    ids = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+    for token in (*ids, engine.tokenizer.eos_token_id):
+        if not matcher.allowed(1000)[token]:
+            return False
+        matcher.accept(token)
+    return True
