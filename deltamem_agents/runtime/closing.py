@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from deltamem_agents.errors import MessageError
+
 # The widest range of 64-bit integers whose ends a float64, as grammars keep bounds, tells exactly.
 WIDEST = 2**63 - 2**10
 # Any of these says what a value is; a schema with none of them takes whatever there is.
@@ -47,6 +49,9 @@ class Closing:
             schema: what is closed.
             others: what other parts name that speak of the same object.
             met: references on the way here.
+
+        Raises:
+            MessageError: a reference leads back to itself, and never to a value.
         """
         if schema is True:
             return self._anything
@@ -73,7 +78,7 @@ class Closing:
         """Close a part that speaks of the same value as what it stands in."""
         if key == "$ref":
             step, target = ("$ref", str(value)), target_of(str(value), self._root)
-            if not beside or step in met or not isinstance(target, Mapping):
+            if not beside or not isinstance(target, Mapping):
                 result[key] = value
             else:  # it is used in other places too, so what is closed otherwise is a copy
                 result.setdefault("allOf", []).append(self.of(target, beside, met | {step}))
@@ -117,8 +122,13 @@ class Closing:
         """What a part names of the object that it speaks of."""
         if isinstance(part, str):  # a reference
             step = ("$ref", part)
-            found = None if step in met else target_of(part, self._root)
-            return self._names(found, met | {step})
+            if step in met:  # a grammar of it would be looked for without end
+                raise MessageError(
+                    "what a reference leads to comes to a value before that reference comes again",
+                    got=part,
+                    remedy="Describe the value there, or refer to it from a property or an item.",
+                )
+            return self._names(target_of(part, self._root), met | {step})
         if isinstance(part, list):
             return frozenset[tuple[str, str]]().union(*(self._names(each, met) for each in part))
         if not isinstance(part, Mapping):

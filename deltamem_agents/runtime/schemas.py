@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from deltamem_agents.errors import MessageError
 from deltamem_agents.runtime.closing import WIDEST, Closing
 
 _NUMBER = {"type": "number", "minimum": -WIDEST, "maximum": WIDEST}
@@ -17,6 +18,9 @@ def strict(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
     Args:
         schema: a JSON schema.
         lenient: leave out what a grammar cannot enforce; a tool looks at its arguments itself.
+
+    Raises:
+        MessageError: it is no JSON, or a reference in it never leads to a value.
     """
     options = {
         "whitespace_flexible": False,
@@ -32,7 +36,12 @@ def strict(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
     anything = {"$ref": f"#/$defs/{own}"}
     whole = {**Closing(schema, anything).of(schema), "x-guidance": options}
     whole["$defs"] = {**(whole["$defs"] if named else {}), own: _anything(anything)}
-    return json.dumps(whole, ensure_ascii=False)
+    try:
+        return json.dumps(whole, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise MessageError(
+            "a schema is JSON", got=error, remedy="Put text, numbers, lists and mappings into it."
+        ) from error
 
 
 def _anything(reference: Mapping[str, str]) -> dict[str, Any]:
