@@ -18,8 +18,8 @@ from deltamem_agents.inspect.terminal import compare_report, spark, thread_repor
 from deltamem_agents.inspect.trace import trace_writes
 
 
-def printed(what) -> str:
-    out = Console(width=140, file=io.StringIO(), force_terminal=False)
+def printed(what, **options) -> str:
+    out = Console(width=140, file=io.StringIO(), **{"force_terminal": False, **options})
     out.print(what)
     return out.file.getvalue()
 
@@ -84,7 +84,11 @@ def test_the_terminal_shows_course_maps_text_and_facts(stored) -> None:
         assert point.checkpoint_id[-12:] in text
         assert f"{point.memory.norm:.2f}" in text
     assert "My locker code is 4711." in text
-    assert text.count("\u2580") >= 2 * 2 * 8
+    assert "\u2580" not in text  # no colours there: signs
+    assert text.count("heads side by side") == 1
+    coloured = printed(thread_report(seen, trace), force_terminal=True, color_system="truecolor",
+                       no_color=False)  # fmt: skip
+    assert coloured.count("\u2580") >= 2 * 2 * 8
     before, after = seen.points[0].memory, seen.last.memory
     assert f"{after.diff(before).norm:.3f}" in printed(compare_report(before, after))
 
