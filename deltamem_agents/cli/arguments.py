@@ -17,7 +17,7 @@ class WholeCommand(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         given = list(args)
         try:
-            return super().parse_args(ctx, args)  # type: ignore[arg-type]
+            return super().parse_args(ctx, args)
         except Exception as error:
             kind: Any = type(error)  # of the click that typer carries in it and does not export
             if kind.__name__ != "MissingParameter" or len(names := self._missing(given)) < 2:
