@@ -65,7 +65,7 @@ class BatchedChat(LoadedChat):
     ) -> AsyncIterator[tuple[int, Any]]:
         """As `batch_as_completed`; whoever stops listening stops the answers that are left."""
         configs = self._side_by_side(config, len(inputs))
-        gate = asyncio.Semaphore(configs[0]["max_concurrency"]) if configs else None
+        gate = asyncio.Semaphore(configs[0]["max_concurrency"] or 1) if configs else None
 
         async def answer(place: int) -> tuple[int, Any]:
             assert gate is not None

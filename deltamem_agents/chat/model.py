@@ -16,6 +16,7 @@ from langchain_core.tools import BaseTool
 from deltamem_agents.chat.batching import BatchedChat
 from deltamem_agents.chat.binding import ChatBinding
 from deltamem_agents.chat.calls import Call, prepare
+from deltamem_agents.chat.configurable import Configurable
 from deltamem_agents.chat.errors import as_langchain
 from deltamem_agents.chat.messages import Chunks, to_dicts, to_last_chunk, to_message
 from deltamem_agents.chat.structured import structured
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from deltamem_agents.chat.conversation import ChatSession
 
 
-class ChatDeltaMem(BatchedChat):
+class ChatDeltaMem(Configurable, BatchedChat):
     """A local causal LM with a δ-mem, as a LangChain chat model.
 
     Without a memory bound to it (`with_memory`, or DeltaMemMiddleware in a graph), each call starts
@@ -48,8 +49,9 @@ class ChatDeltaMem(BatchedChat):
         Returns:
             A copy that shares the engine and never answers from LangChain's cache. It keeps the
             memory as `bind_tools`, `with_config` or `configurable_fields` wrap it, and a model with
-            tools or a config bound to it has this method too. Call it before
-            `configurable_fields` and `with_structured_output`, not after.
+            tools or a config bound to it, or with configurable fields or alternatives, has this
+            method too. Call it before `with_structured_output`, `with_retry` and `with_fallbacks`,
+            not after.
         """
         return self.model_copy(update={"slot": slot, "cache": False})
 

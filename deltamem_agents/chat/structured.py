@@ -35,9 +35,12 @@ def structured(
         )
     kwargs.pop("strict", None)
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+    whole = json_schema(schema)
+    # As a tool, since LangChain's reading of a bare schema breaks on a list of types.
+    named = {"name": str(whole.get("title", "answer")), "parameters": whole}
     kwargs["ls_structured_output_format"] = {
         "kwargs": {"method": method},
-        "schema": json_schema(schema),
+        "schema": {"type": "function", "function": named},
     }
     if method == "function_calling":
         bound, parser = _by_call(chat, schema, is_class, kwargs)

@@ -11,6 +11,7 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.globals import set_llm_cache
+from langchain_core.load import dumpd
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField, RunnableBinding
 
@@ -172,6 +173,35 @@ def test_a_configurable_model_keeps_its_memory(engine):
     assert slots[0].after.tokens_written > 0
     assert ChatDeltaMem(model=engine, slot=MemorySlot(), cache=True).cache is False
     assert "slot" not in repr(model.with_memory(slots[0]))
+
+
+async def test_a_choice_is_still_open_where_a_memory_is_bound_to_it(engine):
+    """By field or among models: what the call's config chooses answers, and has the memory."""
+    model, field = ChatDeltaMem(model=engine, max_tokens=6), ConfigurableField(id="t")
+    others = {"short": ChatDeltaMem(model=engine, max_tokens=3),
+              "made": lambda: ChatDeltaMem(model=engine, max_tokens=3)}  # fmt: skip
+    fields = model.configurable_fields(max_tokens=field)
+    models = model.configurable_alternatives(ConfigurableField(id="m"), **others)
+    short, made = {"configurable": {"m": "short"}}, {"configurable": {"m": "made"}}
+    three = {"configurable": {"t": 3}}
+    cases = (
+        (fields, three), (models, short), (models, made), (fields.bind(stop=["zz"]), three),
+        (models.configurable_fields(max_tokens=field), three),
+        (fields.configurable_alternatives(ConfigurableField(id="m"), **others), short),
+    )  # fmt: skip
+    for chosen, config in cases:
+        slots = [MemorySlot() for _ in range(4)]
+        wanted = model.with_memory(slots[0]).invoke("a", max_tokens=3).content
+        assert chosen.with_memory(slots[1]).invoke("a", config).content == wanted
+        assert (await chosen.with_memory(slots[2]).ainvoke("a", config)).content == wanted
+        set_before = chosen.with_config(config).with_memory(slots[3])
+        assert "".join(piece.content for piece in set_before.stream("a")) == wanted
+        assert slots[1].after == slots[2].after == slots[3].after == slots[0].after
+        session = chosen.session()
+        session.invoke("a", config=config)
+        assert session.memory == slots[0].after
+        assert slots[0].after.tokens_written > 0
+    assert dumpd(fields)["id"][-1] == "RunnableConfigurableFields"
 
 
 async def test_what_is_bound_stays_bound_beside_a_memory(engine):

@@ -53,6 +53,7 @@ class Numbers(RootModel[list[int]]):
 ROW = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 ROOTS = {
     "array": ({"type": "array", "items": {"type": "integer"}}, [1, 2]),
+    "types": ({"type": ["object", "null"], "properties": {"a": {"type": "integer"}}}, {"a": 3}),
     "nullable": ({"anyOf": [ROW, {"type": "null"}]}, None),
     "one of": ({"oneOf": [{"type": "string"}, ROW]}, "b"),
     "all of": ({"type": "object", "allOf": [ROW]}, {"a": 3}),
