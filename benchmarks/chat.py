@@ -4,7 +4,8 @@
                               [--tokens 64] [--rounds 3] [--longest 32768] [--layers 28]
 
 Contestants take their turns in every round, so that a busy machine is busy for both; the best round
-counts, by the clock and by the processor's time, which a busy machine disturbs less. `qwen3-0.6b`
+counts, by the clock and by the processor's time, which a busy machine disturbs less. What is
+printed is Markdown for results/chat.md. `qwen3-0.6b`
 has that model's shape and random weights; of its embedding, rows that are no printable ASCII are
 zero, so that replies are texts that the tokenizer would cut as they were made, as a trained model's
 nearly always are. Whole replies are compared with `generate`, streamed ones with `generate` and a
@@ -28,7 +29,7 @@ from typing import Any
 import torch
 from chat_parts.history import follow_ups, keep
 from chat_parts.models import WINDOW, engine_of, no_end, plain
-from chat_parts.timing import best, report
+from chat_parts.timing import HEAD, best, report
 
 from deltamem_agents.runtime.answer import Options
 from deltamem_agents.runtime.engine import Engine
@@ -103,20 +104,34 @@ def batch(engine: Engine, tokens: int, rounds: int, count: int = 8) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="builtin,qwen3-0.6b")
-    parser.add_argument("--only", default="single,batch,history")
     parser.add_argument(
-        "--layers", type=int, default=28, help="of qwen3-0.6b; fewer take less time"
+        "--model", default="builtin,qwen3-0.6b", help="one or both, by commas (default: both)"
     )
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--longest", type=int, default=32768)
+    parser.add_argument(
+        "--only", default="single,batch,history", help="parts, by commas (default: all three)"
+    )
+    parser.add_argument(
+        "--layers", type=int, default=28,
+        help="of qwen3-0.6b in single and batch; fewer take less time (default: 28); history has 4",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tokens", type=int, default=64, help="of a reply, in single and batch (default: 64)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3,
+        help="of which the best counts; above 1, one more goes first for warming up (default: 3)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--longest", type=int, default=32768,
+        help="history of the curve's last point, in tokens; it begins at 1,024 (default: 32768)",
+    )  # fmt: skip
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     parts = arguments.only.split(",")
     for name in arguments.model.split(","):
-        print(f"-- {name}, load {os.getloadavg()[0]:.1f}", flush=True)
+        print(f"\n{name}, load {os.getloadavg()[0]:.1f}", flush=True)
         if {"single", "batch"} & set(parts):
+            print(HEAD, flush=True)
             engine = engine_of(name, arguments.layers, context_window=WINDOW[name])
             no_end(engine)
             if "single" in parts:
@@ -127,7 +142,7 @@ def main() -> None:
         if "history" in parts:
             engine = engine_of(name, 4, context_window=WINDOW[name])
             keep(name, follow_ups(engine, name, arguments.longest, arguments.rounds))
-        print(f"-- load {os.getloadavg()[0]:.1f}", flush=True)
+        print(f"\nload afterwards {os.getloadavg()[0]:.1f}", flush=True)
 
 
 if __name__ == "__main__":

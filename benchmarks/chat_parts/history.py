@@ -82,8 +82,10 @@ def follow_ups(engine: Engine, name: str, longest: int, rounds: int) -> list[dic
     question = {"role": "user", "content": "What did I say last?"}
     ids = [t for p in engine.template.render([question], generate=True) for t in p.ids]
     tokens = torch.tensor([ids])
-    print(f"{name}, window of {window}, question of {len(ids)} tokens: tokens of history | engine, "
-          "ms by the clock, by the processor | plain with its cache, the same")  # fmt: skip
+    print(f"\n{name}, window of {window}, question of {len(ids)} tokens; milliseconds\n\n"
+          "| tokens of history | engine, clock | engine, processor | plain, clock "
+          "| plain, processor | clock ratio | processor ratio |\n|---|---|---|---|---|---|---|",
+          flush=True)  # fmt: skip
     length = 1024
     while length <= longest:
         talk = [dict(message) for _ in range(length // size) for message in pair]
@@ -100,7 +102,9 @@ def follow_ups(engine: Engine, name: str, longest: int, rounds: int) -> list[dic
         clock = {"engine by the clock": one.wall, "plain by the clock": other.wall}
         points.append({"tokens": length, "engine": one.cpu, "plain": other.cpu, **clock})
         seconds = (one.wall, one.cpu, other.wall, other.cpu)
-        print(f"{length:>7} | " + " | ".join(f"{1e3 * s:>8.1f}" for s in seconds), flush=True)
+        cells = [f"{length:,}", *(f"{1e3 * each:.1f}" for each in seconds)]
+        cells += [f"{other.wall / one.wall:.2f}", f"{other.cpu / one.cpu:.2f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
         length *= 2
         del state, cache, theirs  # the next ones are twice as large
     return points

@@ -31,7 +31,13 @@ def best(rounds: int, *contestants: Callable[[], Any]) -> list[Best]:
     return [Best(min(t.wall for t in all_), min(t.cpu for t in all_)) for all_ in found]
 
 
+HEAD = """
+| what | tokens/s, of the first | of the second | ratio by the clock | by processor time |
+|---|---|---|---|---|"""
+
+
 def report(title: str, tokens: int, names: tuple[str, str], one: Best, other: Best) -> None:
-    rates = f"{names[0]} {tokens / one.wall:.1f} tokens/s, {names[1]} {tokens / other.wall:.1f}"
-    ratios = f"ratio {other.wall / one.wall:.2f}, by processor time {other.cpu / one.cpu:.2f}"
-    print(f"{title}: {rates}, {ratios}", flush=True)
+    """Print a row: how fast each is, and how many times as fast the first as the second."""
+    rates = f"{tokens / one.wall:.1f} | {tokens / other.wall:.1f}"
+    ratios = f"{other.wall / one.wall:.2f} | {other.cpu / one.cpu:.2f}"
+    print(f"| {title}: {names[0]}, {names[1]} | {rates} | {ratios} |", flush=True)
