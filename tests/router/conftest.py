@@ -33,6 +33,20 @@ def pgvector_server() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture
+def pgvector_url(pgvector_server: str) -> Iterator[str]:
+    """An empty database of the server, without the extension."""
+    server = make_url(pgvector_server)
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    name = "t_" + uuid.uuid4().hex[:12]
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
 def database(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
