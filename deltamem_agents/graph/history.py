@@ -110,7 +110,7 @@ def nearest_agreeing(
             return memory
         before_it = memory_in(chain[index + 1]) if index + 1 < len(chain) else None
         landed = before_it != memory and (index + 1 < len(chain) or complete)
-        if lost and landed and _has_left(memory, lost, messages, chain[index::-1]):
+        if lost and landed and _has_left(reader, memory, lost, messages, chain[index::-1]):
             return memory
     if refused is not None and not complete and not _whole(reader, refused, messages):
         before = at_boundary(refused)
@@ -118,6 +118,7 @@ def nearest_agreeing(
 
 
 def _has_left(
+    reader: Reader,
     memory: MemoryState,
     lost: int,
     messages: Sequence[AnyMessage],
@@ -125,10 +126,12 @@ def _has_left(
 ) -> bool:
     """Whether the oldest messages that a memory holds visible have left the thread since.
 
-    They were changed instead where one is still there under its id, or where the messages now begin
-    with one that did not stand behind them all the time.
+    They were changed instead where one is still there under its id, where one had another text
+    before it left, or where the messages now begin with one that did not stand behind them all the
+    time.
 
     Args:
+        reader: reads as the call does.
         memory: an ancestor's.
         lost: how many of its visible messages are not in the history.
         messages: the history as it is now.
@@ -136,19 +139,20 @@ def _has_left(
             those after it, oldest first.
     """
     told = messages_in(since[0]) if has_messages(since[0]) else []
-    visible = [one for one in told if one.type != "system"][-len(memory.ledger.visible) :]
-    gone = {message.id for message in visible[:lost]}
+    read = [one for one in told if one.type != "system"][-len(memory.ledger.visible) :][:lost]
+    gone = dict(zip((one.id for one in read), reader.digests(read), strict=True))
     stay = [one for one in messages if one.type != "system" and not to_dict(one).get("summary")]
     if None in gone or len(gone) < lost or not stay:
         return False
-    if not gone.isdisjoint(message.id for message in messages):
+    if not gone.keys().isdisjoint(message.id for message in messages):
         return False
-    places = [
-        {message.id: place for place, message in enumerate(messages_in(saved))}
-        for saved in since
-        if has_messages(saved)
-    ]
-    both = [one for one in places if stay[0].id in one and not gone.isdisjoint(one)]
+    histories = [messages_in(saved) for saved in since if has_messages(saved)]
+    for history in histories:
+        kept = [message for message in history if message.id in gone]
+        if reader.digests(kept) != [gone[message.id] for message in kept]:
+            return False
+    places = [{one.id: place for place, one in enumerate(history)} for history in histories]
+    both = [one for one in places if stay[0].id in one and not gone.keys().isdisjoint(one)]
     return bool(both) and all(
         one[stay[0].id] > max(one[name] for name in gone if name in one) for one in both
     )

@@ -89,9 +89,7 @@ def _attempt(
     apart, facts_purged = yield from facts.forget_apart(past.gone | again)
     elsewhere += apart
     lost = lost_in(past)
-    count, beside, purged = yield from rewrite_past(
-        thread, past, memories, facts, read, lost.names
-    )
+    count, beside, purged = yield from rewrite_past(thread, past, memories, facts, read, lost.names)
     reader.model.engine.live.clear()
     channels = channels_with(newest(past, tip), past.namespace, lost, told)
     channels += yield from remaining(thread, lost, told)

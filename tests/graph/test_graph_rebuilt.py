@@ -58,6 +58,28 @@ def test_an_edit_after_a_trim_keeps_what_was_trimmed(tiny: Any, edited: int) -> 
     is_read_on(model, graph, course[edited - 1])
 
 
+@pytest.mark.parametrize("said", [False, True], ids=["edited again at once", "and said on"])
+def test_a_text_that_was_corrected_before_it_was_trimmed_does_not_come_back(
+    tiny: Any, said: bool
+) -> None:
+    model = tiny(context_window=900, low_water=500, max_tokens=4)
+    graph = agent(model)
+    say(graph, 0)
+    say(graph, 1)
+    graph.update_state(WHERE, {"messages": [HumanMessage("corrected", id="h0")]})
+    say(graph, 2)
+    (first, *_) = values(graph)["messages"]
+    assert first.text == "corrected"
+    graph.update_state(WHERE, {"messages": [RemoveMessage("h0")]})
+    if said:
+        memory = say(graph, 3)
+        assert memory.ledger.evicted_count == 1
+    graph.update_state(WHERE, {"messages": [HumanMessage("another", id="h2")]})
+    after = say(graph, 4)
+    is_read_on(model, graph, None)
+    assert after.ledger.evicted_count == 0, "no memory has read the corrected text alone"
+
+
 def test_what_is_put_in_place_of_a_beginning_is_no_eviction(tiny: Any) -> None:
     model = tiny(context_window=900, low_water=500, max_tokens=4)
     graph = agent(model)
