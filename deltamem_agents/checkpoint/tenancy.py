@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from deltamem_agents.checkpoint.context import Context, Key
 from deltamem_agents.checkpoint.database import Database
+from deltamem_agents.checkpoint.keys import holds_contents
 from deltamem_agents.checkpoint.migrations import migrate
 from deltamem_agents.checkpoint.serde import Coder, with_cipher
 from deltamem_agents.checkpoint.session import Session
@@ -161,10 +162,7 @@ class Tenancy:
         return self._first_key(session, coder)
 
     def _first_key(self, session: Session, coder: Coder) -> Key:
-        table, checkpoints = self.tables.tenants, self.tables.checkpoints
-        if session.core.execute(
-            select(checkpoints.c.id).where(checkpoints.c.tenant == self.tenant).limit(1)
-        ).first():
+        if holds_contents(session.core, self.tables, self.tenant):
             raise EncryptionError(
                 f"tenant {self.tenant!r} holds no plaintext rows",
                 got="a key for them",
@@ -172,6 +170,7 @@ class Tenancy:
             )
         salt = secrets.token_bytes(KEY_BYTES)
         kind, wrapped = coder.seal("bytes", salt)
+        table = self.tables.tenants
         session.core.execute(
             table.insert().values(tenant=self.tenant, kind=kind, wrapped_key=wrapped)
         )
