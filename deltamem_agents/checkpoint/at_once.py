@@ -59,7 +59,6 @@ class AtOnce:
 
     def _put(
         self,
-        secret: bool,
         unchanged: bool,
         changed: bool,
         blobs: bool,
@@ -68,7 +67,7 @@ class AtOnce:
     ) -> Statement:
         tables = self.tables
         kept = self._kept() if unchanged else None
-        head = self._head(secret, kept).cte("head")
+        head = self._head(kept).cte("head")
         parts: list[Any] = []
         if blobs:
             parts.append(self._blobs(exists(select(head.c.id))).cte("put_blobs"))
@@ -99,24 +98,22 @@ class AtOnce:
             parts.append(self._kept_memories(head, kept).cte("keep_memories"))
         return self._compile(select(head.c.id).add_cte(*parts))
 
-    def _current(self, secret: bool) -> Any:
+    def _current(self) -> Any:
         """Whether the tenant's key is still the writer's.
 
         A change of key locks the tables that are written here; who has waited for it sees it,
         because a statement looks at the rows after it got its locks.
         """
         table = self.tables.tenants
-        own = select(table.c.tenant).where(table.c.tenant == bindparam("tenant"))
-        if not secret:
-            return ~exists(own)
         sealed = bindparam("sealed", type_=table.c.wrapped_key.type)
-        return exists(own.where(table.c.wrapped_key == sealed))
+        own = (table.c.tenant == bindparam("tenant"), table.c.wrapped_key == sealed)
+        return exists(select(table.c.tenant).where(*own))
 
-    def _head(self, secret: bool, kept: Any) -> Any:
+    def _head(self, kept: Any) -> Any:
         table = self.tables.checkpoints
         columns = [column for column in table.columns if column.name != "id"]
         row = select(*(bindparam(column.name, type_=column.type) for column in columns))
-        row = row.where(self._current(secret))
+        row = row.where(self._current())
         if kept is not None:
             row = row.where(
                 select(func.count()).select_from(kept).scalar_subquery() == bindparam("expected")
@@ -192,8 +189,8 @@ class AtOnce:
         )
         return postgresql.insert(table).from_select(names, rows)
 
-    def _writes(self, secret: bool, again: bool, blobs: bool) -> Statement:
-        table, current = self.tables.writes, self._current(secret)
+    def _writes(self, again: bool, blobs: bool) -> Statement:
+        table, current = self.tables.writes, self._current()
         names = [column.name for column in table.columns]
         new = self._rows(table, names)
         rows = select(*(new.c[name] for name in names)).where(current)

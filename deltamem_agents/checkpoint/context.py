@@ -12,6 +12,8 @@ from deltamem_agents.checkpoint.serde import Coder
 from deltamem_agents.checkpoint.statements import Parameters
 from deltamem_agents.checkpoint.tables import Tables
 
+PLAIN = ("plain", b"")  # the row of a tenant without a key
+
 
 class Key(NamedTuple):
     """What seals a tenant's contents.
@@ -20,17 +22,17 @@ class Key(NamedTuple):
         cipher: None where they are plain.
         salt: of the tenant's hashes.
         row: the kind and bytes of the salt as the table `tenants` holds it, sealed: others after
-            every change of key. None where contents are plain.
+            every change of key. `PLAIN` where contents are plain.
     """
 
     cipher: CipherProtocol | None
     salt: bytes
-    row: tuple[str, bytes] | None = None
+    row: tuple[str, bytes]
 
     @property
-    def sealed(self) -> bytes | None:
+    def sealed(self) -> bytes:
         """By this the key is told from those before and after it."""
-        return None if self.row is None else self.row[1]
+        return self.row[1]
 
 
 @dataclass(frozen=True)
@@ -52,4 +54,4 @@ class Context:
         }
 
 
-__all__ = ["Context", "Key", "Parameters"]
+__all__ = ["PLAIN", "Context", "Key", "Parameters"]

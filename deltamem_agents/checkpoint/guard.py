@@ -1,9 +1,9 @@
 """A tenant's key may change while others write: what they sealed with the old one is not stored.
 
-Each write looks at the tenant's row of `tenants` in its own transaction. What keeps the row as it
-was until that transaction ends differs: SQLite has one writer at a time; PostgreSQL's change of key
-locks the tables; on MariaDB and MySQL the row is locked, or, where there is none to lock (a plain
-tenant), looked for after the rows are written, for whose locks the change of key waits.
+Each write first looks at the tenant's row of `tenants` in its own transaction; a plain tenant has
+one too. SQLite has one writer at a time; elsewhere the row is locked in share mode: it stays as it
+is until that transaction ends, and a change of key waits for those who hold it. On PostgreSQL a put
+is one statement that locks no row: there the change of key locks the tables too.
 """
 
 from __future__ import annotations
@@ -53,29 +53,24 @@ def check_key_on(connection: Connection, context: Context, *, hold: bool = True)
 
 
 def _compare(sealed: bytes | None, context: Context) -> None:
-    if (None if sealed is None else bytes(sealed)) != context.key.sealed:
-        raise EncryptionError(
-            f"the contents of tenant {context.tenant!r} are sealed with the key that it has now",
-            got="a key from before it was changed",
-            remedy="Open the database with the new key; nothing was stored.",
-        )
+    if sealed is None or bytes(sealed) != context.key.sealed:
+        raise refusal(context)
 
 
-def checked_last(family: str, context: Context) -> bool:
-    """Whether a write looks at the key after its rows instead of before them."""
-    return family == "mysql" and context.key.sealed is None
+def refusal(context: Context) -> EncryptionError:
+    """What is raised where the tenant's key is another one by now."""
+    return EncryptionError(
+        f"the contents of tenant {context.tenant!r} are sealed with the key that it has now",
+        got="a key from before it was changed",
+        remedy="Open the database with the new key; nothing was stored.",
+    )
 
 
 def guarded(context: Context, operation: Operation[T]) -> Operation[T]:
     """The operation, if the tenant's key is still the context's."""
 
     def run(session: Session) -> T:
-        last = checked_last(session.statements.family, context)
-        if not last:
-            check_key(session, context)
-        result = operation(session)
-        if last:
-            check_key(session, context)
-        return result
+        check_key(session, context)
+        return operation(session)
 
     return run

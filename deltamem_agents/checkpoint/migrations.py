@@ -16,8 +16,10 @@ from sqlalchemy import Connection, func, inspect, select, text, union
 from sqlalchemy.schema import CreateSchema
 
 from deltamem_agents.checkpoint import fact_schema
+from deltamem_agents.checkpoint.context import PLAIN
 from deltamem_agents.checkpoint.fact_tables import FactTables, fact_tables
 from deltamem_agents.checkpoint.failures import DAMAGED
+from deltamem_agents.checkpoint.keys import add_key
 from deltamem_agents.checkpoint.rows import text as as_text
 from deltamem_agents.checkpoint.tables import Tables
 from deltamem_agents.errors import CorruptStorageError, SchemaVersionError, StorageBusyError
@@ -53,6 +55,15 @@ def _note_tenants(connection: Connection, tables: Tables) -> None:
     fact_schema.note_tenants(connection, fact_tables(tables.schema, tables.prefix), threads)
 
 
+def _note_plain_tenants(connection: Connection, tables: Tables) -> None:
+    """A tenant of facts alone, whose name nobody can tell, gets its row when it is opened."""
+    table = tables.tenants
+    held = (select(t.c.tenant) for t in (tables.checkpoints, tables.writes, tables.blobs))
+    noted = {as_text(name) for name in connection.scalars(select(table.c.tenant))}
+    for name in {as_text(name) for name in connection.scalars(union(*held))} - noted:
+        add_key(connection, tables, name, PLAIN)
+
+
 STEPS: tuple[tuple[str, Step], ...] = (
     ("checkpoints, channels, blobs, writes, memory_states", _create_checkpoint_tables),
     ("facts", _facts(fact_schema.create_fact_tables)),
@@ -60,6 +71,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("facts are hashed without their scope", _facts(fact_schema.note_outdated)),
     ("tombstones know their tenant", _note_tenants),
     ("words of facts carry their scope", _facts(fact_schema.note_outdated)),
+    ("plain tenants have a row", _note_plain_tenants),
 )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, insert, select, text, update
+from sqlalchemy import and_, delete, insert, select, update
 
 from deltamem_agents.checkpoint import metadata as meta
 from deltamem_agents.checkpoint import rows
 from deltamem_agents.checkpoint.fact_rows import rekey_facts
-from deltamem_agents.checkpoint.fact_tables import fact_tables, tenant_hash
-from deltamem_agents.checkpoint.guard import check_key
+from deltamem_agents.checkpoint.fact_tables import fact_tables
+from deltamem_agents.checkpoint.guard import refusal
+from deltamem_agents.checkpoint.keys import change_key
 from deltamem_agents.checkpoint.serde import Coder, with_cipher
 
 if TYPE_CHECKING:
@@ -50,12 +51,8 @@ def rekey(context: Context, key: Key) -> Operation[Key]:
 def _rekey(session: Session, context: Context, key: Key) -> Key:
     new = Coder(with_cipher(context.coder.serde, key.cipher), key.salt)
     change = _Change(session.core, context.tables, context.tenant, context.coder, new)
-    if session.statements.family == "postgresql":
-        _lock(change)
-    check_key(session, context)
-    _set_key(change, key)
-    if session.statements.family == "mysql":
-        _wait(change)
+    if not change_key(session.core, context.tables, context.tenant, context.key.row, key.row):
+        raise refusal(context)
     _blobs(change)
     _inline(change, change.tables.channels, _of_tenant(change))
     _inline(change, change.tables.writes, change.tables.writes.c.tenant == change.tenant)
@@ -64,47 +61,12 @@ def _rekey(session: Session, context: Context, key: Key) -> Key:
     return key
 
 
-def _set_key(change: _Change, key: Key) -> None:
-    table = change.tables.tenants
-    change.connection.execute(delete(table).where(table.c.tenant == change.tenant))
-    if key.row is not None:
-        kind, wrapped = key.row
-        change.connection.execute(
-            insert(table).values(tenant=change.tenant, kind=kind, wrapped_key=wrapped)
-        )
-
-
-def _wait(change: _Change) -> None:
-    """Until those have committed who wrote before the key was set; whoever comes later sees it."""
-    facts = fact_tables(change.tables.schema, change.tables.prefix)
-    for table in (change.tables.checkpoints, change.tables.writes):
-        own = select(table.c.checkpoint_id).where(table.c.tenant == change.tenant)
-        change.connection.execute(own.with_for_update()).all()
-    for table in (facts.facts, facts.tombstones):
-        own = select(table.c.fact_id).where(table.c.tenant == tenant_hash(change.tenant))
-        change.connection.execute(own.with_for_update()).all()
-    known = select(facts.facts.c.number).where(facts.facts.c.tenant == tenant_hash(change.tenant))
-    vectors = select(facts.vectors.c.fact).where(facts.vectors.c.fact.in_(known))
-    change.connection.execute(vectors.with_for_update()).all()
-
-
 def _facts(session: Session, change: _Change, context: Context) -> None:
     tables = fact_tables(context.tables.schema, context.tables.prefix)
     rekey_facts(session.core, tables, change.tenant, change.old, change.new)
     if session.statements.family == "sqlite":
         index = tables.named("fact_words")
         session.core.exec_driver_sql(f"INSERT INTO {index}({index}) VALUES ('optimize')")
-
-
-def _lock(change: _Change) -> None:
-    preparer = change.connection.dialect.identifier_preparer
-    tables = change.tables
-    facts = fact_tables(tables.schema, tables.prefix)
-    held = (tables.tenants, tables.checkpoints, tables.channels, tables.writes, tables.blobs)
-    names = ", ".join(
-        preparer.format_table(table) for table in (*held, facts.facts, facts.tombstones)
-    )
-    change.connection.execute(text(f"LOCK TABLE {names} IN EXCLUSIVE MODE"))
 
 
 def _of_tenant(change: _Change) -> Any:

@@ -134,7 +134,7 @@ class Tables:
         )
 
     def _tenants(self) -> Table:
-        """One row per tenant whose content is encrypted: its hash key, itself encrypted."""
+        """One row per tenant: its hash key, itself encrypted; of a plain one, that it is plain."""
         return self._table(
             "tenants",
             Column("tenant", key(ids.TENANT_BYTES), primary_key=True),

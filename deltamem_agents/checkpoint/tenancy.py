@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from sqlalchemy import select
 
-from deltamem_agents.checkpoint.context import Context, Key
+from deltamem_agents.checkpoint.context import PLAIN, Context, Key
 from deltamem_agents.checkpoint.database import Database
-from deltamem_agents.checkpoint.keys import holds_contents
+from deltamem_agents.checkpoint.keys import add_key, change_key, held_key, holds_contents
 from deltamem_agents.checkpoint.migrations import migrate
 from deltamem_agents.checkpoint.serde import Coder, with_cipher
 from deltamem_agents.checkpoint.session import Session
@@ -38,7 +37,7 @@ def new_key(context: Context, serde: SerializerProtocol) -> Key:
     """
     coder = Coder(serde, b"")
     if coder.cipher is None:
-        return Key(None, plain_salt(context.tenant))
+        return Key(None, plain_salt(context.tenant), PLAIN)
     salt = context.key.salt if context.key.cipher else secrets.token_bytes(KEY_BYTES)
     return Key(coder.cipher, salt, coder.seal("bytes", salt))
 
@@ -97,12 +96,18 @@ class Tenancy:
             with self._guard:
                 if self._wanted(refused):
                     try:
-                        self.key = database.run(self._opening(serde))
+                        self.key = self._found(serde, database)
                     except BaseException:
                         if self.key is None:
                             database.release()  # nobody closes a saver that could not be opened
                         raise
         return self._make(serde)
+
+    def _found(self, serde: SerializerProtocol, database: Database) -> Key:
+        key = None
+        while key is None:  # somebody else may be first to give it a key: then it is looked up
+            key = database.run(self._opening(serde)) or database.run(self._first_key(serde))
+        return key
 
     async def acontext(
         self, serde: SerializerProtocol, database: Database, refused: Context | None = None
@@ -110,7 +115,12 @@ class Tenancy:
         """The same from a coroutine; two of them may open at once: the later finds the tenant."""
         if self._wanted(refused):
             try:
-                self.key = await database.arun(self._opening(serde))
+                key = None
+                while key is None:
+                    key = await database.arun(self._opening(serde)) or await database.arun(
+                        self._first_key(serde)
+                    )
+                self.key = key
             except BaseException:
                 if self.key is None:
                     await database.aclose_loop()
@@ -129,49 +139,72 @@ class Tenancy:
             made = self._made = (serde, Context(self.tenant, self.tables, coder, key))
         return made[1]
 
-    def _opening(self, serde: SerializerProtocol) -> Job[Key]:
+    def _coder(self, serde: SerializerProtocol) -> Coder:
+        return Coder(serde if self.key is None else with_cipher(serde, self.key.cipher), b"")
+
+    def _opening(self, serde: SerializerProtocol) -> Job[Key | None]:
         return Job(lambda session: self.open(session, serde), write=True, core=True)
 
-    def open(self, session: Session, serde: SerializerProtocol) -> Key:
+    def _first_key(self, serde: SerializerProtocol) -> Job[Key | None]:
+        return Job(lambda session: self._encrypt(session, serde), write=True, core=True)
+
+    def open(self, session: Session, serde: SerializerProtocol) -> Key | None:
         """Migrate, then find (or make) the salt of the tenant's hashes.
+
+        Returns:
+            The tenant's key; None if it is plain and empty, and is now to get its first one.
 
         Raises:
             EncryptionError: the tenant is encrypted with another key, or is not where it should
                 be, or the reverse.
         """
         migrate(session.core, self.tables)
-        table = self.tables.tenants
-        row = session.core.execute(
-            select(table.c.kind, table.c.wrapped_key).where(table.c.tenant == self.tenant)
-        ).first()
-        sealed = None if row is None else bytes(row[1])
+        held = held_key(session.core, self.tables, self.tenant)
         for key in (self.key, self.next):
-            if key is not None and key.sealed == sealed:
+            if key is not None and key.row == held:
                 return key
-        coder = Coder(serde if self.key is None else with_cipher(serde, self.key.cipher), b"")
+        coder = self._coder(serde)
         if coder.cipher is None:
-            if row is not None:
-                raise EncryptionError(
-                    f"tenant {self.tenant!r} is encrypted",
-                    got="no key",
-                    remedy="Open it with the key it was written with (`encryption_key=`).",
-                )
-            return Key(None, plain_salt(self.tenant))
-        if row is not None and sealed is not None:
-            return Key(coder.cipher, coder.open(row[0], sealed)[1], (row[0], sealed))
-        return self._first_key(session, coder)
+            return self._plain(session, held)
+        if held is not None and held != PLAIN:
+            return Key(coder.cipher, coder.open(*held)[1], held)
+        if holds_contents(session.core, self.tables, self.tenant, opened=held is not None):
+            raise self._refusal()
+        if held is not None:
+            return None
+        key = _sealed(coder)
+        add_key(session.core, self.tables, self.tenant, key.row)
+        return key
 
-    def _first_key(self, session: Session, coder: Coder) -> Key:
-        if holds_contents(session.core, self.tables, self.tenant):
+    def _plain(self, session: Session, held: tuple[str, bytes] | None) -> Key:
+        if held is None:
+            add_key(session.core, self.tables, self.tenant, PLAIN)
+        elif held != PLAIN:
             raise EncryptionError(
-                f"tenant {self.tenant!r} holds no plaintext rows",
-                got="a key for them",
-                remedy="Open it without a key and call `rekey(key)`, or use another tenant.",
+                f"tenant {self.tenant!r} is encrypted",
+                got="no key",
+                remedy="Open it with the key it was written with (`encryption_key=`).",
             )
-        salt = secrets.token_bytes(KEY_BYTES)
-        kind, wrapped = coder.seal("bytes", salt)
-        table = self.tables.tenants
-        session.core.execute(
-            table.insert().values(tenant=self.tenant, kind=kind, wrapped_key=wrapped)
+        return Key(None, plain_salt(self.tenant), PLAIN)
+
+    def _encrypt(self, session: Session, serde: SerializerProtocol) -> Key | None:
+        """The first key of a tenant that was plain so far; None if it is no more."""
+        key = _sealed(self._coder(serde))
+        if not change_key(session.core, self.tables, self.tenant, PLAIN, key.row):
+            return None
+        # Once more: by now those have committed who wrote in plain when it was opened.
+        if holds_contents(session.core, self.tables, self.tenant):
+            raise self._refusal()
+        return key
+
+    def _refusal(self) -> EncryptionError:
+        return EncryptionError(
+            f"tenant {self.tenant!r} holds no plaintext rows",
+            got="a key for them",
+            remedy="Open it without a key and call `rekey(key)`, or use another tenant.",
         )
-        return Key(coder.cipher, salt, (kind, wrapped))
+
+
+def _sealed(coder: Coder) -> Key:
+    salt = secrets.token_bytes(KEY_BYTES)
+    return Key(coder.cipher, salt, coder.seal("bytes", salt))

@@ -146,8 +146,7 @@ def put_at_once(session: Session, put: Put) -> RunnableConfig | None:
     blobs = rows.blob_rows(put.changed.values(), put.context.tenant)
     memories = _memory_rows(put, {}, put.changed)
     kept = put.unchanged and any(type(put.values[name]) is MemoryState for name in put.unchanged)
-    sealed = put.context.key.sealed
-    shape = (sealed is not None, put.unchanged, put.changed, blobs, memories, kept)
+    shape = (put.unchanged, put.changed, blobs, memories, kept)
     statement = at_once.put(*map(bool, shape))
     channels = [
         {"channel": name, "version": put.versions[name], **rows.reference(item)}
@@ -161,7 +160,7 @@ def put_at_once(session: Session, put: Put) -> RunnableConfig | None:
         "kept_channel": put.unchanged,
         "kept_version": [put.versions[name] for name in put.unchanged],
         "expected": len(put.unchanged),
-        "sealed": sealed,
+        "sealed": put.context.key.sealed,
     }
     return put.config if session.rows(statement, parameters) else None
 
@@ -279,11 +278,10 @@ def writes_at_once(session: Session, writes: Writes) -> bool | None:
     at_once, tables = session.statements.at_once, writes.context.tables
     if at_once is None or writes.fence is not None:
         return None
-    sealed = writes.context.key.sealed
-    statement = at_once.writes(sealed is not None, writes.again, bool(writes.blobs))
+    statement = at_once.writes(writes.again, bool(writes.blobs))
     parameters = {
         "tenant": writes.context.tenant,
-        "sealed": sealed,
+        "sealed": writes.context.key.sealed,
         **arrays(tables.writes, writes.rows),
         **arrays(tables.blobs, writes.blobs),
     }

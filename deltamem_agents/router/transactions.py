@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from deltamem_agents.checkpoint.engines import WRITE
 from deltamem_agents.checkpoint.failures import may_retry, translate
-from deltamem_agents.checkpoint.guard import check_key_on, checked_last
+from deltamem_agents.checkpoint.guard import check_key_on
 
 if TYPE_CHECKING:
     from deltamem_agents.router.shelf import Shelf
@@ -58,7 +58,8 @@ def write(shelf: Shelf, work: Callable[[Connection], T]) -> T:
             # writes would otherwise fail where another one wrote in between.
             opened = engine.connect().execution_options(**{WRITE: True})
             with opened as connection:  # closed without a commit, it is rolled back
-                result = _guarded(shelf, connection, work)
+                _check(shelf, connection)
+                result = work(connection)
                 connection.commit()
                 return result
         except DBAPIError as error:
@@ -67,16 +68,6 @@ def write(shelf: Shelf, work: Callable[[Connection], T]) -> T:
                 raise translate(error, engine.dialect, lost=False) from error
             time.sleep(0.005 * 2**attempt * (0.5 + random.random()))
     raise AssertionError("unreachable")
-
-
-def _guarded(shelf: Shelf, connection: Connection, work: Callable[[Connection], T]) -> T:
-    last = shelf.context is not None and checked_last(shelf.family, shelf.context)
-    if not last:
-        _check(shelf, connection)
-    result = work(connection)
-    if last:
-        _check(shelf, connection)
-    return result
 
 
 def _check(shelf: Shelf, connection: Connection, *, hold: bool = True) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 import pytest
 
-from deltamem_agents.checkpoint import SQLAlchemySaver
+from deltamem_agents.checkpoint import SQLAlchemySaver, writing
 from deltamem_agents.errors import EncryptionError
 from deltamem_agents.router import FactStore, Scope
 from tests.checkpoint.helpers import checkpoint, config, put, values_of
@@ -66,3 +68,50 @@ def test_a_tenant_that_holds_nothing_takes_a_key(url: str) -> None:
         saver.delete_thread("t")
     with SQLAlchemySaver(url, encryption_key=KEY) as saver:
         assert values_of(saver, put(saver, config(), {"x": "kept " * 200})) == {"x": "kept " * 200}
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_what_is_written_in_plain_while_the_first_key_comes(
+    url: str, monkeypatch: pytest.MonkeyPatch, fenced: bool
+) -> None:
+    """Acknowledged, it can be read, and the key was refused; else it was refused itself."""
+    with SQLAlchemySaver(url) as plain, ThreadPoolExecutor(1) as pool:
+        place = plain.fence(config()) if fenced else config()
+        store, opened = writing.put_checkpoint, []
+
+        def slow(session: Any, one: Any) -> Any:  # the key comes between the look at it and the row
+            keyed = SQLAlchemySaver(url, encryption_key=KEY)
+            opened.append(pool.submit(_outcome, keyed.setup))
+            wait(opened, 0.5)
+            return store(session, one)
+
+        monkeypatch.setattr(writing, "put_checkpoint", slow)
+        monkeypatch.setattr(writing, "put_at_once", lambda session, one: None)
+        written = _outcome(lambda: put(plain, place, {"x": "in plain"}))
+        monkeypatch.undo()
+        assert [entry.result(60) for entry in opened] == [EncryptionError]
+        assert values_of(plain, written) == {"x": "in plain"}
+
+
+def _outcome(call: Callable[[], Any]) -> Any:
+    """What it returns, or the sort of error that it raises."""
+    try:
+        return call()
+    except EncryptionError as error:
+        return type(error)
+
+
+def test_savers_that_bring_the_first_key_at_once(url: str) -> None:
+    for tenant in ("never opened", "opened in plain"):
+        if tenant == "opened in plain":
+            with SQLAlchemySaver(url, tenant=tenant):
+                pass
+        keys = [KEY, KEY, KEY, bytes(32)]
+        savers = [SQLAlchemySaver(url, tenant=tenant, encryption_key=key) for key in keys]
+        with ThreadPoolExecutor(4) as pool:
+            outcomes = [
+                entry.result(60) for entry in [pool.submit(_outcome, s.setup) for s in savers]
+            ]
+        assert outcomes in ([None, None, None, EncryptionError], [EncryptionError] * 3 + [None])
+        for saver in savers:
+            saver.close()

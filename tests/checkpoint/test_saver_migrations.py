@@ -44,6 +44,8 @@ RELEASED = (
     "facts are indexed at once",
     "facts are hashed without their scope",
     "tombstones know their tenant",
+    "words of facts carry their scope",
+    "plain tenants have a row",
 )
 
 

@@ -183,3 +183,19 @@ def test_what_is_acknowledged_during_a_change_is_readable(url: str, old: str, ne
             assert values_of(saver, place)["short"] == place["configurable"]["thread_id"]
     with SQLAlchemySaver(url, encryption_key=KEYS[new]) as saver:
         assert len(_all(saver)) >= len(writers.places) + 10
+
+
+def test_writers_of_many_rows_do_not_keep_a_plain_tenant_from_its_key(url: str) -> None:
+    """Each holds the rows that it wrote while it goes on; the change of key waits for them all."""
+
+    def write(saver: SQLAlchemySaver, name: str) -> Any:
+        return put(saver, config(name), {f"c{i}": f"{name} {i} " * 200 for i in range(12)})
+
+    with SQLAlchemySaver(url) as saver:
+        with _Writers([lambda name: write(saver, name)] * 4) as writers:
+            writers.wait(12)
+            saver.rekey(KEYS["one"])
+            writers.wait(4)
+        assert not writers.errors
+        for place in writers.places:
+            assert values_of(saver, place)["c0"].split()[0] == place["configurable"]["thread_id"]
