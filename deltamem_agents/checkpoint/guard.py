@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def check_key(session: Session, context: Context) -> None:
+def check_key(session: Session, context: Context, *, hold: bool = True) -> None:
     """Refuse where the tenant's key is no longer the context's.
+
+    Args:
+        session: of the operation.
+        context: what the operation seals with.
+        hold: keep the row as it is until the transaction ends; False where it only reads.
 
     Raises:
         EncryptionError: it was changed.
     """
-    found = session.rows(session.statements.sealed, {"tenant": context.tenant})
+    statement = session.statements.sealed(hold)
+    found = session.rows(statement, {"tenant": context.tenant})
     _compare(found[0][0] if found else None, context)
 
 

@@ -15,9 +15,10 @@ from langgraph.checkpoint.base import (
 
 from deltamem_agents.checkpoint import reading, writing
 from deltamem_agents.checkpoint.context import Context
-from deltamem_agents.checkpoint.guard import guarded
+from deltamem_agents.checkpoint.guard import check_key, guarded
 from deltamem_agents.checkpoint.identifiers import Address
 from deltamem_agents.checkpoint.rows import Loaded
+from deltamem_agents.checkpoint.session import Session
 from deltamem_agents.checkpoint.transactions import Job, Operation
 
 T = TypeVar("T")
@@ -65,7 +66,17 @@ def writes_job(
 
 def page_job(place: reading.Listing, size: int) -> Callable[[Context], Job[list[Loaded]]]:
     """One page of a listing."""
-    return lambda context: Job(lambda session: reading.page(session, context, place, size))
+
+    def make(context: Context) -> Job[list[Loaded]]:
+        def operation(session: Session) -> list[Loaded]:
+            found = reading.page(session, context, place, size)
+            if place.filter is not None:  # by another key its hashes match nothing, silently
+                check_key(session, context, hold=False)
+            return found
+
+        return Job(operation)
+
+    return make
 
 
 def managed(make: Callable[[Context], Operation[T]], write: bool) -> Callable[[Context], Job[T]]:

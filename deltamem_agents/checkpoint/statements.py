@@ -97,7 +97,7 @@ class Statements:
         self.find_checkpoint = self._compile(self._find_checkpoint())
         self.versions = self._compile(self._versions())
         self.fence = self._compile(self._fence())
-        self.sealed = self._compile(self._sealed())
+        self.sealed = cache(lambda hold: self._compile(self._sealed(hold)))
 
     def _compile(self, element: Executable) -> Statement:
         return Statement(element, self.dialect)
@@ -235,11 +235,12 @@ class Statements:
         )
         return statement if self.family == "sqlite" else statement.with_for_update(read=True)
 
-    def _sealed(self) -> Select[Any]:
-        """The row stays as it is until the transaction ends; see `guard`."""
+    def _sealed(self, hold: bool) -> Select[Any]:
+        """Held, the row stays as it is until the transaction ends; see `guard`."""
         table = self.tables.tenants
         statement = select(table.c.wrapped_key).where(table.c.tenant == bindparam("tenant"))
-        return statement if self.family == "sqlite" else statement.with_for_update(read=True)
+        held = hold and self.family != "sqlite"
+        return statement.with_for_update(read=True) if held else statement
 
 
 def _new_row(table: Table) -> Insert:

@@ -48,7 +48,7 @@ def pause(attempt: int) -> float:
 
 
 def run_explicit(session: Session, job: Job[T], lost: Callable[[], None]) -> T:
-    """Run on a connection that commits by itself; a read is one statement and needs no more."""
+    """Run on a connection that commits by itself; a read needs no transaction."""
     try:
         result = None if job.quick is None else job.quick(session)
         if result is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deltamem_agents.checkpoint import SQLAlchemySaver
+from deltamem_agents.checkpoint import SQLAlchemySaver, reading
 from deltamem_agents.errors import EncryptionError
 from tests.checkpoint.helpers import bytes_of, config, put, values_of
 
@@ -199,3 +199,45 @@ def test_writers_of_many_rows_do_not_keep_a_plain_tenant_from_its_key(url: str) 
         assert not writers.errors
         for place in writers.places:
             assert values_of(saver, place)["c0"].split()[0] == place["configurable"]["thread_id"]
+
+
+@pytest.mark.parametrize(("old", "new"), CHANGES)
+async def test_a_filter_never_finds_nothing_for_want_of_the_key(
+    url: str, old: str, new: str
+) -> None:
+    """What it looks for are hashes by the key: those of another one match no row."""
+    async with (
+        SQLAlchemySaver(url, encryption_key=KEYS[old]) as saver,
+        SQLAlchemySaver(url, encryption_key=KEYS[old]) as stale,
+    ):
+        put(saver, config(), {"x": 1}, note="this")
+        for wanted, count in ({"note": "this"}, 1), ({"note": "other"}, 0):
+            assert len(list(stale.list(None, filter=wanted))) == count
+        saver.rekey(KEYS[new])
+        for note in "this", "other":
+            with pytest.raises(EncryptionError):
+                list(stale.list(None, filter={"note": note}))
+            with pytest.raises(EncryptionError):
+                assert [entry async for entry in stale.alist(None, filter={"note": note})]
+        assert len(list(saver.list(None, filter={"note": "this"}))) == 1
+        assert list(saver.list(None, filter={"note": "other"})) == []
+
+
+@pytest.mark.parametrize(("old", "new"), CHANGES)
+def test_a_filter_beside_a_change_of_its_savers_key(
+    url: str, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    with SQLAlchemySaver(url, encryption_key=KEYS[old]) as saver:
+        put(saver, config(), {"x": 1}, note="this")
+        page, changes = reading.page, [KEYS[new]]
+
+        def late(*parts: Any) -> Any:  # between the hashing and the query
+            while changes:
+                thread = threading.Thread(target=saver.rekey, args=(changes.pop(),))
+                thread.start()
+                thread.join()
+            return page(*parts)
+
+        monkeypatch.setattr(reading, "page", late)
+        assert len(list(saver.list(None, filter={"note": "this"}))) == 1
+        assert not changes
