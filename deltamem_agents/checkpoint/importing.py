@@ -1,7 +1,8 @@
 """Taking over the databases of LangGraph's official SQLite and PostgreSQL savers.
 
 Values are copied as they were packed: types that are not on the allow-list here lose nothing, and
-nothing of the source is run. The source is only read; an import that is repeated changes nothing.
+nothing of the source is run. Only memories are built, since they are stored in a form of their own.
+The source is only read; an import that is repeated changes nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ from langgraph.checkpoint.serde.types import TASKS
 from sqlalchemy import Connection, MetaData, Table, inspect, select
 
 from deltamem_agents.checkpoint.rows import text
+from deltamem_agents.checkpoint.serde import strict_serializer
+from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import CorruptStorageError, FileFormatError, SerializationError
 
 _PACK = ormsgpack.OPT_NON_STR_KEYS
 _KINDS = {"null", "bytes", "bytearray", "msgpack", "json"}
 _EMPTY = "empty"  # PostgresSaver's mark of a channel without a value
+# How LangGraph's serializer begins the packed fields of a memory: after the extension's header (6
+# bytes at most) and the array's (1).
+_MEMORY = b"".join(map(ormsgpack.packb, (MemoryState.__module__, MemoryState.__name__)))
+_HEADER = 7
 _SENDS_APART = 4  # checkpoints before this version have their pending sends at the parent
 
 
@@ -207,6 +214,20 @@ def pack(value: Any) -> Packed:
     if isinstance(value, bytes):
         return Packed("bytes", value)
     return Packed("msgpack", ormsgpack.packb(value, default=_keep, option=_PACK))
+
+
+def memory_of(packed: Packed) -> MemoryState | None:
+    """The memory that a value is; None if it is anything else, or none that can be built.
+
+    Raises:
+        CorruptStorageError: it is damaged.
+    """
+    if packed.kind != "msgpack" or _MEMORY not in packed.data[: _HEADER + len(_MEMORY)]:
+        return None
+    if not isinstance(_opened(packed), _Extension):
+        return None
+    value = strict_serializer().loads_typed((packed.kind, packed.data))
+    return value if type(value) is MemoryState else None
 
 
 def _joined(parts: list[Packed]) -> Packed:

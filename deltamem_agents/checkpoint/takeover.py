@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,21 @@ from deltamem_agents.checkpoint import identifiers as ids
 from deltamem_agents.checkpoint import metadata as meta
 from deltamem_agents.checkpoint import rows
 from deltamem_agents.checkpoint.identifiers import Address, identifier, namespace_hash
-from deltamem_agents.checkpoint.importing import Foreign, ForeignWrite, Packed, Source, pack
+from deltamem_agents.checkpoint.importing import (
+    Foreign,
+    ForeignWrite,
+    Packed,
+    Source,
+    memory_of,
+    pack,
+)
 from deltamem_agents.checkpoint.serde import Item
 
 if TYPE_CHECKING:
     from deltamem_agents.checkpoint.context import Context
     from deltamem_agents.checkpoint.session import Session
     from deltamem_agents.checkpoint.transactions import Operation
+    from deltamem_agents.core.state import MemoryState
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,9 @@ def _address(thread_id: str, namespace: str, checkpoint_id: str) -> Address:
     return Address(thread_id, namespace, namespace_hash(namespace), checkpoint_id)
 
 
-def _item(context: Context, packed: Packed) -> Item:
+def _item(context: Context, packed: Packed, memory: MemoryState | None) -> Item:
+    if memory is not None:
+        return context.coder.encode(memory)
     return context.coder.wrap(packed.kind, packed.data)
 
 
@@ -67,7 +77,10 @@ def _put(session: Session, context: Context, foreign: Foreign) -> None:
     statements = session.statements
     packed_body = pack(foreign.body)
     kind, body = context.coder.seal(packed_body.kind, packed_body.data)
-    items = {name: _item(context, packed) for name, packed in foreign.values.items()}
+    memories = {name: memory_of(packed) for name, packed in foreign.values.items()}
+    items = {
+        name: _item(context, packed, memories[name]) for name, packed in foreign.values.items()
+    }
     counters = foreign.metadata.get("counters_since_delta_snapshot") or {}
     deltas = sorted(name for name in counters if name not in items)
     number, _ = session.put_checkpoint(
@@ -100,6 +113,27 @@ def _put(session: Session, context: Context, foreign: Foreign) -> None:
             for name, item in items.items()
         ],
     )
+    _put_memories(session, context.at(address), number, memories, items)
+
+
+def _put_memories(
+    session: Session,
+    place: dict[str, Any],
+    number: int,
+    memories: Mapping[str, MemoryState | None],
+    items: Mapping[str, Item],
+) -> None:
+    own = {name: place[name] for name in ("tenant", "thread_id", "checkpoint_id")}
+    own["checkpoint"] = number
+    session.run(session.statements.drop_memories, own)  # of an import before this one
+    session.many(
+        session.statements.put_memory,
+        [
+            {**own, **rows.memory_row(name, memory, items[name].blob)}
+            for name, memory in memories.items()
+            if memory is not None
+        ],
+    )
 
 
 def _created(body: dict[str, Any]) -> int:
@@ -112,7 +146,7 @@ def _created(body: dict[str, Any]) -> int:
 
 def _put_write(session: Session, context: Context, write: ForeignWrite) -> None:
     address = _address(write.thread_id, write.namespace, write.checkpoint_id)
-    item = _item(context, write.value)
+    item = _item(context, write.value, memory_of(write.value))
     row = rows.write_rows(
         address, context.tenant, write.task_id, write.task_path, [(write.channel, None)], [item]
     )[0] | {"idx": write.idx}

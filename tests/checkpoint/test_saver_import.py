@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
+import ormsgpack
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import END, START, StateGraph
@@ -19,6 +20,7 @@ from langgraph.types import Command, Send, interrupt
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.checkpoint.takeover import Imported
 from deltamem_agents.cli.app import run
+from deltamem_agents.core.state import MemoryState
 from deltamem_agents.errors import ConfigError, FileFormatError
 from tests.checkpoint.helpers import checkpoint, config, memory
 
@@ -121,14 +123,55 @@ def test_the_same_graph_goes_on_after_an_import(
             assert new.get_state(config()).values["count"] == 5
 
 
-def test_a_memory_comes_along_as_a_value(tmp_path: Path, database: Callable[..., str]) -> None:
-    """The official savers keep it as a dataclass in msgpack; it is read back as the same value."""
-    with _official("sqlite", tmp_path, database) as (theirs, source):
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_memory_is_one_here_too(
+    tmp_path: Path, database: Callable[..., str], kind: str, url: str
+) -> None:
+    """The official savers keep it as a dataclass in msgpack; here it has rows of its own."""
+    with _official(kind, tmp_path, database) as (theirs, source):
         graph = _graph(theirs)
         graph.update_state(config(), {"matrix": memory(5), "word": "w"}, as_node="answer")
+        place = graph.update_state(config(), {"word": "v"}, as_node="answer")
+        theirs.put_writes(place, [("matrix", memory(6)), ("word", [memory(6)])], "task")
+        with SQLAlchemySaver(url) as ours:
+            for _ in range(2):
+                assert ours.import_checkpoints(source).checkpoints == 2
+                listed = list(ours.list(None))
+                values = [entry.checkpoint["channel_values"]["matrix"] for entry in listed]
+                assert values == [memory(5)] * 2
+                assert [ours.memory_at(entry.config) for entry in listed] == values
+                found = ours.memories("t")
+                assert [record.tokens_written for record in found] == [7, 7]
+                assert ours.stats().memories == 2
+                assert listed[0].pending_writes == [
+                    ("task", "matrix", memory(6)),
+                    ("task", "word", [memory(6)]),
+                ]
+        assert theirs.get_tuple(place).checkpoint["channel_values"]["matrix"] == memory(5)
+
+
+def test_what_only_begins_like_a_memory_is_copied_as_it_is(
+    tmp_path: Path, database: Callable[..., str]
+) -> None:
+    def fields(**changed: Any) -> ormsgpack.Ext:
+        name = (MemoryState.__module__, MemoryState.__name__)
+        return ormsgpack.Ext(2, ormsgpack.packb((*name, {"tokens_written": 1, **changed})))
+
+    values = [fields(), [fields()], ormsgpack.packb(fields())]
+    with _official("sqlite", tmp_path, database) as (theirs, source):
+        for number, value in enumerate(values):
+            packed = ormsgpack.packb({"v": 4, "channel_values": {"x": value}, "id": str(number)})
+            theirs.setup()
+            theirs.conn.execute(
+                "INSERT INTO checkpoints VALUES ('t', '', ?, NULL, 'msgpack', ?, '{}')",
+                (str(number), packed),
+            )
+        theirs.conn.commit()
         with SQLAlchemySaver(tmp_path / "ours.db") as ours:
-            assert ours.import_checkpoints(source) == Imported(1, 1, 0)
-            assert _graph(ours).get_state(config()).values["matrix"] == memory(5)
+            assert ours.import_checkpoints(source) == Imported(1, 3, 0)
+            read = [entry.checkpoint["channel_values"]["x"] for entry in ours.list(None)]
+            assert read[::-1] == [{"tokens_written": 1}, [{"tokens_written": 1}], values[2]]
+            assert ours.memories("t") == []
 
 
 def test_pending_sends_of_an_older_langgraph_come_along(database: Callable[..., str]) -> None:
