@@ -168,7 +168,10 @@ class Tenancy:
             return self._plain(session, held)
         if held is not None and held != PLAIN:
             return Key(coder.cipher, coder.open(*held)[1], held)
-        if holds_contents(session.core, self.tables, self.tenant, opened=held is not None):
+        decrypted = held is not None and self.key is not None  # for good, by somebody else
+        if decrypted or holds_contents(
+            session.core, self.tables, self.tenant, opened=held is not None
+        ):
             raise self._refusal()
         if held is not None:
             return None

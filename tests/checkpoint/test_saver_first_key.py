@@ -115,3 +115,14 @@ def test_savers_that_bring_the_first_key_at_once(url: str) -> None:
         assert outcomes in ([None, None, None, EncryptionError], [EncryptionError] * 3 + [None])
         for saver in savers:
             saver.close()
+
+
+def test_a_tenant_that_was_decrypted_is_not_encrypted_by_who_has_the_old_key(url: str) -> None:
+    with (
+        SQLAlchemySaver(url, encryption_key=KEY) as saver,
+        SQLAlchemySaver(url, encryption_key=KEY) as stale,
+    ):
+        saver.rekey(None)
+        with pytest.raises(EncryptionError):
+            put(stale, config(), {"x": "sealed"})
+        assert values_of(saver, put(saver, config(), {"x": "plain"})) == {"x": "plain"}
