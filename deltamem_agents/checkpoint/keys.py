@@ -56,7 +56,8 @@ def change_key(
 def _lock(connection: Connection, tables: Tables) -> None:
     preparer = connection.dialect.identifier_preparer
     facts = fact_tables(tables.schema, tables.prefix)
-    held = (tables.tenants, tables.checkpoints, tables.channels, tables.writes, tables.blobs)
+    # In the order in which a put (checkpoints first) and writes (blobs first) come by theirs.
+    held = (tables.tenants, tables.checkpoints, tables.blobs, tables.channels, tables.writes)
     names = ", ".join(
         preparer.format_table(table) for table in (*held, facts.facts, facts.tombstones)
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from deltamem_agents.checkpoint import SQLAlchemySaver, reading
 from deltamem_agents.errors import EncryptionError
@@ -241,3 +243,27 @@ def test_a_filter_beside_a_change_of_its_savers_key(
         monkeypatch.setattr(reading, "page", late)
         assert len(list(saver.list(None, filter={"note": "this"}))) == 1
         assert not changes
+
+
+@pytest.mark.parametrize("order", [("blobs", "writes"), ("checkpoints", "blobs", "channels")])
+def test_a_statement_that_has_begun_gets_the_rest_of_its_tables(
+    database: Callable[..., str], order: tuple[str, ...]
+) -> None:
+    """Writes, and a put, come by their tables in this order; a change of key in between waits."""
+    waiting = text(
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database "
+        "WHERE NOT granted AND datname = current_database()"
+    )
+    with SQLAlchemySaver(database("postgresql")) as saver, ThreadPoolExecutor(1) as pool:
+        place = _write(saver, config(), "before")
+        with saver.engine.begin() as connection:
+            first, *rest = (text(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE") for name in order)
+            connection.execute(first)
+            changed = pool.submit(saver.rekey, KEYS["one"])
+            while not connection.scalar(waiting):
+                assert not wait([changed], 0.01).done
+            connection.execute(text("SET LOCAL lock_timeout = '2s'"))
+            for statement in rest:
+                connection.execute(statement)
+        assert changed.result(60)
+        assert values_of(saver, place)["short"] == "before"
