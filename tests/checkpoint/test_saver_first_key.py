@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-from deltamem_agents.checkpoint import SQLAlchemySaver, writing
+from deltamem_agents.checkpoint import SQLAlchemySaver, migrations, writing
 from deltamem_agents.errors import EncryptionError
 from deltamem_agents.router import FactStore, Scope
 from tests.checkpoint.helpers import checkpoint, config, put, values_of
@@ -126,3 +127,25 @@ def test_a_tenant_that_was_decrypted_is_not_encrypted_by_who_has_the_old_key(url
         with pytest.raises(EncryptionError):
             put(stale, config(), {"x": "sealed"})
         assert values_of(saver, put(saver, config(), {"x": "plain"})) == {"x": "plain"}
+
+
+def test_a_database_of_version_6_learns_which_tenants_are_plain(
+    fresh_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = migrations.STEPS
+    monkeypatch.setattr(migrations, "STEPS", released[:6])
+    with SQLAlchemySaver(fresh_url, tenant="sealed", encryption_key=KEY) as saver:
+        put(saver, config(), {"x": 1})
+        for tenant, leave in ("blobs", _blob_that_nothing_refers_to), ("writes", _writes):
+            with SQLAlchemySaver(fresh_url, tenant=tenant) as other:
+                leave(other)
+        table = saver._tables.tenants
+        with saver.engine.begin() as connection:  # as version 6 left it
+            connection.execute(table.delete().where(table.c.tenant != "sealed"))
+            sealed = connection.execute(select(table)).one()
+    monkeypatch.setattr(migrations, "STEPS", released)
+    with SQLAlchemySaver(fresh_url, tenant="new") as saver, saver.engine.connect() as connection:
+        found = connection.execute(select(table).order_by(table.c.tenant)).all()
+    names = ("blobs", "new", "writes")
+    plain = [(name, "plain", b"") for name in names]
+    assert [tuple(row) for row in found] == [*plain[:2], tuple(sealed), plain[2]]
