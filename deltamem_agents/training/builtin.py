@@ -70,9 +70,9 @@ FURTHER = (
         thorough=True, twins=True,
     ),
     StageConfig(
-        name="settling", steps=300, matrices=0.01, memory_share=1.0, train_backbone=False,
-        warm_up=20, level=5, foresee=0.5, alike=0.5, instructed=0.3, unknown=0.4, updates=0.25,
-        decline=3.0, thorough=True,
+        name="settling", steps=280, matrices=0.008, memory_share=1.0, train_backbone=False,
+        warm_up=20, level=4, foresee=0.5, alike=0.5, instructed=0.2, unknown=0.5, updates=0.25,
+        decline=6.0, thorough=True, hold=0.4,
     ),
 )  # fmt: skip
 
