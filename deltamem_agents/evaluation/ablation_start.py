@@ -41,7 +41,7 @@ def _copy(
     if source.shape[axis] != old[0] * old[1] or target.shape[axis] != new[0] * new[1]:
         return  # gates of another kind
     view = target.view(*target.shape[:axis], *new, *target.shape[axis + 1 :])
-    whole = source.unflatten(axis, old)
+    whole = source.view(*source.shape[:axis], *old, *source.shape[axis + 1 :])
     heads, rank = min(old[0], new[0]), min(old[1], new[1])
     if axis:
         view[:, :heads, :rank] = whole[:, :heads, :rank]
