@@ -28,8 +28,9 @@ def tool_schemas(tools: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _tool_schema(tool: Any) -> dict[str, Any]:
     try:
-        schema = convert_to_openai_tool(tool)
-        whole = _parameters(tool)
+        described = _as_object(tool)
+        schema = convert_to_openai_tool(described)
+        whole = _parameters(described)
     except Exception as error:
         raise ChatRequestError(
             "a tool is a function, a class with a schema, a BaseTool or a JSON schema with a title",
@@ -54,6 +55,13 @@ def _tool_schema(tool: Any) -> dict[str, Any]:
         )
     check_text(json.dumps(function, ensure_ascii=False, default=str))
     return {"type": "function", "function": function}
+
+
+def _as_object(tool: Any) -> Any:
+    """Of a schema of several types the object, which alone a call's arguments can be."""
+    if is_json_schema(tool) and isinstance(tool.get("type"), list) and "object" in tool["type"]:
+        return {**tool, "type": "object"}
+    return tool
 
 
 def _parameters(tool: Any) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from langchain_core.messages import HumanMessage
 from rich.console import Console
 
 from deltamem_agents.inspect.course import course, threads
+from deltamem_agents.inspect.maps import _TENTHS
 from deltamem_agents.inspect.terminal import thread_report, threads_table
 from deltamem_agents.inspect.trace import trace_writes
 from deltamem_agents.inspect.visible import visible
@@ -41,6 +42,7 @@ def test_a_report_sends_no_stored_control_character(stored) -> None:
     summary = replace(threads(stored.saver)[0], thread=f"thread{CLEAR}")
     text = printed(thread_report(hostile, trace)) + printed(threads_table([summary]))
     assert not set(text) & set(map(chr, [*range(10), *range(11, 32), *range(0x7F, 0xA0)]))
+    text = text.translate(dict.fromkeys(map(ord, _TENTHS)))  # how strongly it was written
     for name in ("thread", "4711", "quote", "Say "):
         assert f"{name}\u241b[2J" in text
     for name in ("thread", "code", "\u241b[2J and "):

@@ -200,5 +200,5 @@ def test_the_example_runs() -> None:
     path = Path(__file__).parents[2] / "examples" / "rag_beside.py"
     answers = runpy.run_path(str(path))["main"]()
     assert "9300" in answers["What is the login service's port?"]
-    assert "runbook-2" in answers["What is the login service's port?"]
+    assert "runbook.pdf, page 2" in answers["What is the login service's port?"]
     assert "9" not in answers["What is the audit service's port?"]
