@@ -69,10 +69,16 @@ FURTHER = (
         foresee=1.0, alike=0.5, hold=0.5, instructed=0.5, unknown=0.4, updates=0.25, decline=3.0,
         thorough=True, twins=True,
     ),
+    # What was taught of some is asked of others.
+    StageConfig(
+        name="teaching", steps=600, matrices=0.008, vectors=3e-3, gates=6e-3, level=3,
+        plain_level=4, memory_share=0.6, drills=0.2, foresee=0.7, alike=0.5, hold=0.5,
+        instructed=0.35, unknown=0.4, updates=0.25, decline=3.0, thorough=True, lessons=0.5,
+    ),
     StageConfig(
         name="settling", steps=280, matrices=0.008, memory_share=1.0, train_backbone=False,
         warm_up=20, level=4, foresee=0.5, alike=0.5, instructed=0.2, unknown=0.5, updates=0.25,
-        decline=6.0, thorough=True, hold=0.4,
+        decline=6.0, thorough=True, hold=0.4, lessons=0.3,
     ),
 )  # fmt: skip
 
@@ -119,6 +125,7 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
                 World(drawn), tokeniser, tokens=config.tokens, promote=mark, level=level,
                 alike=config.alike, instructed=config.instructed,
                 unknown=config.unknown, updates=config.updates, thorough=config.thorough,
+                lessons=config.lessons,
             )
             for drawn, mark, level in (
                 (seed, config.promote, config.level), (seed + 500, 0.8, config.plain_level)

@@ -52,6 +52,7 @@ class StageConfig:
         updates: the chance that a told subject is changed later.
         decline: weight of the decision to decline.
         thorough: see `Instructor`.
+        lessons: see `Curriculum`.
         twins: whether the stage begins with `twins.share_twins`.
     """
 
@@ -77,6 +78,7 @@ class StageConfig:
     drills: float = 0.0
     foresee: float = 0.0
     thorough: bool = False
+    lessons: float = 0.0
     twins: bool = False
 
 
