@@ -15,6 +15,7 @@ from sqlalchemy.types import UserDefinedType
 from deltamem_agents.checkpoint.fact_tables import FactTables, tenant_hash
 from deltamem_agents.checkpoint.migrations import lock
 
+PATIENCE = "200ms"
 # A table of this installation, by its schema, or as an unqualified name finds it.
 _TABLE = """
 FROM pg_catalog.pg_class c
@@ -28,8 +29,8 @@ _HELD = f"""
 SELECT v.nspname {_TABLE}
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typname = 'vector'
 JOIN pg_catalog.pg_namespace v ON v.oid = t.typnamespace
-WHERE pg_catalog.has_schema_privilege(v.oid, 'USAGE')
 """
+_USED = f"{_HELD} WHERE pg_catalog.has_schema_privilege(v.oid, 'USAGE')"
 _WANTED = f"""
 SELECT v.nspname {_TABLE}
 JOIN pg_catalog.pg_extension e ON e.extname = 'vector'
@@ -60,7 +61,7 @@ def vector_type(connection: Connection, schema: str) -> VectorType:
 
 def embedding_schema(connection: Connection, tables: FactTables) -> str | None:
     """The schema of the extension, if the column is there and this user may use it; else None."""
-    return None if _elsewhere(connection) else _schema(connection, tables, _HELD)
+    return None if _elsewhere(connection) else _schema(connection, tables, _USED)
 
 
 def add_embeddings(connection: Connection, tables: FactTables) -> None:
@@ -69,9 +70,14 @@ def add_embeddings(connection: Connection, tables: FactTables) -> None:
     Args:
         connection: inside a transaction of its own: from the change on the table is locked.
         tables: of the installation.
+
+    Raises:
+        DBAPIError: somebody else uses the table all the while, by PostgreSQL's state 55P03.
     """
     if _elsewhere(connection) or _schema(connection, tables, _WANTED) is None:
         return
+    # Whoever comes after a change that waits has to wait, too, though it only reads.
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PATIENCE}'")
     with lock(connection):
         schema = _schema(connection, tables, _WANTED)  # another process may have been first
         if schema is not None:
@@ -92,8 +98,11 @@ def with_embedding(tables: FactTables) -> TableClause:
 
 
 def clear_embeddings(connection: Connection, tables: FactTables, tenant: str) -> None:
-    """Empties the column for a tenant whose contents become encrypted."""
-    if embedding_schema(connection, tables) is None:
+    """Empties the column for a tenant whose contents become encrypted.
+
+    Also for a user who may not use the extension, and so never searches the column.
+    """
+    if _elsewhere(connection) or _schema(connection, tables, _HELD) is None:
         return
     held, facts = with_embedding(tables), tables.facts
     own = select(facts.c.number).where(facts.c.tenant == tenant_hash(tenant))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -82,14 +83,15 @@ class MiniLM(Embeddings):
 
 
 def embedder_name(embeddings: Embeddings) -> str:
-    """What tells the vectors of two embedders apart: class and model name, hashed."""
-    model = next(
-        (
-            str(getattr(embeddings, key))
-            for key in ("name", "model", "model_name", "model_id", "deployment")
-            if getattr(embeddings, key, None)
-        ),
-        "",
-    )
+    """What tells the vectors of two embedders apart: class, model and numbers asked for, hashed."""
+    model = _first(embeddings, "name", "model", "model_name", "model_id", "deployment")
     full = f"{type(embeddings).__module__}.{type(embeddings).__qualname__}:{model}"
+    if length := _first(embeddings, "dimensions", "output_dimension", "output_dimensionality"):
+        full += f":{length}"
     return hashlib.sha256(full.encode()).hexdigest()
+
+
+def _first(embeddings: Embeddings, *names: str) -> str:
+    found = next((value for name in names if (value := getattr(embeddings, name, None))), "")
+    # A loaded model tells its address, which is another one in each process.
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(found))

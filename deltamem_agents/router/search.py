@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
@@ -15,7 +15,7 @@ from deltamem_agents.router.pgvector import schema_of
 from deltamem_agents.router.reading import SURE
 from deltamem_agents.router.shelf import Shelf
 from deltamem_agents.router.transactions import read
-from deltamem_agents.router.vector import VectorIndex, fuse
+from deltamem_agents.router.vector import Asked, VectorIndex, fuse
 
 COUNTED = 2000  # facts of a scope; more would hardly change the weight of a word
 DEPTH = 8  # a ranking is read to k times this depth before the two are fused
@@ -43,18 +43,32 @@ def search(
     hits = read(shelf, lambda c: _by_keyword(c, shelf, query, scope, k, complete))
     if vectors is None:
         return tuple(found.hit() for found in hits[:k])
-    depth = k * DEPTH
-    cosines = vectors.search(shelf, query, scope, depth, [found.number for found in hits])
-    nearest = sorted(cosines, key=lambda number: -cosines[number])[:depth]
-    near = read(shelf, lambda c: _active(c, shelf, scope, nearest))
     known = {found.number: found for found in hits}
-    ranking = [number for number in nearest if number in near or number in known]
+    cosines, near, ranking = _nearest(shelf, vectors.ask(shelf, query, scope), scope, k, known)
     fused = fuse([[found.number for found in hits], ranking])
     ranked = sorted(fused, key=lambda number: (-fused[number], -number))[:k]
     best = [known.get(n) or _Found(n, 0.0, 0.0, near.__getitem__) for n in ranked]
     return tuple(
         replace(f.hit(), score=fused[f.number], cosine=cosines.get(f.number)) for f in best
     )
+
+
+def _nearest(
+    shelf: Shelf, ask: Asked, scope: Scope, k: int, known: Collection[int]
+) -> tuple[dict[int, float], dict[int, Fact], list[int]]:
+    """Cosines, the active facts among the nearest, and the ranking by number.
+
+    What is nearest may be closed, or of other branches: then it is looked for further away.
+    """
+    depth = k * DEPTH
+    while True:
+        cosines = ask(depth, list(known))
+        nearest = sorted(cosines, key=lambda number: -cosines[number])[:depth]
+        near = read(shelf, lambda c: _active(c, shelf, scope, nearest))  # noqa: B023
+        ranking = [number for number in nearest if number in near or number in known]
+        if len(ranking) >= k or len(nearest) < depth:
+            return cosines, near, ranking
+        depth *= DEPTH
 
 
 def way(shelf: Shelf, connection: Connection, vectors: VectorIndex | None) -> str:

@@ -4,14 +4,16 @@ Where the database has pgvector and the tenant is not encrypted, the server comp
 no matrix is read (`pgvector.py`).
 
 Below some 50,000 facts a scope an exact product is faster than an approximate index, and it never
-loses a row to a filter. The cache is valid as long as number and greatest fact of the scope's
-vectors are as they were when it was read; fact numbers are never used twice.
+loses a row to a filter. The cache is valid as long as the number of the scope's vectors, their
+greatest fact and the sum of their facts are as they were when it was read; fact numbers are never
+used twice.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -20,6 +22,7 @@ from langchain_core.embeddings import Embeddings
 from sqlalchemy import Connection, func, select
 
 from deltamem_agents.checkpoint.embeddings import add_embeddings
+from deltamem_agents.errors import ConfigError, StorageBusyError
 from deltamem_agents.router import pgvector
 from deltamem_agents.router.embed import embedder_name
 from deltamem_agents.router.facts import Fact, Scope
@@ -27,6 +30,8 @@ from deltamem_agents.router.shelf import Shelf
 from deltamem_agents.router.transactions import read, write
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
+Asked = Callable[[int, Sequence[int]], dict[int, float]]
+Version = tuple[Any, ...]
 CACHED_SCOPES = 64
 
 
@@ -41,19 +46,22 @@ class VectorIndex:
         self.embeddings = embeddings
         self.name = embedder_name(embeddings)
         self._lock = Lock()
-        self._cache: OrderedDict[str, tuple[tuple[int, int], list[int], Matrix]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[Version, list[int], Matrix]] = OrderedDict()
 
     def prepare(self, shelf: Shelf) -> None:
-        """Makes the place for what pgvector searches, where there is pgvector."""
-        if not shelf.encrypted:
+        """Makes the place for what pgvector searches, where there is pgvector.
+
+        Where others use the table all the while, the next store that is opened tries again.
+        """
+        if shelf.encrypted or shelf.family != "postgresql":
+            return
+        with suppress(StorageBusyError):
             write(shelf, lambda connection: add_embeddings(connection, shelf.tables))
 
     def search(
         self, shelf: Shelf, query: str, scope: Scope, depth: int, also: Sequence[int] = ()
     ) -> dict[int, float]:
         """Cosines of facts of the scope to the query, by fact number.
-
-        Facts without a vector yet (recorded by a process without this embedder) get one first.
 
         Args:
             shelf: of the tenant.
@@ -63,39 +71,57 @@ class VectorIndex:
             also: numbers of facts that are told, too.
 
         Raises:
-            ConfigError: stored vectors have another length than the embedder's.
+            ConfigError: what the embedder gave is no vector, or has another length than the
+                stored ones.
+        """
+        return self.ask(shelf, query, scope)(depth, also)
+
+    def ask(self, shelf: Shelf, query: str, scope: Scope) -> Asked:
+        """Embeds the query once, for `search` to one depth after another.
+
+        Facts without a vector yet (recorded by a process without this embedder) get one first.
         """
         self.fill(shelf, scope)
-        numbers, found = read(shelf, lambda connection: self._held(shelf, connection, scope))
-        if not numbers:
-            return {}
-        asked = _unit(np.asarray([self.embeddings.embed_query(query)], dtype=np.float32))[0]
-        if isinstance(found, str):
-            cosines = pgvector.nearest(shelf, found, (scope, self.name), asked, depth, also)
-            if cosines is not None:
-                return cosines
-            numbers, found = read(shelf, lambda c: self._matrix(shelf, c, scope))
-        if found.shape[1] != asked.shape[0]:
-            raise pgvector.mismatch(found.shape[1], asked.shape[0])
-        return dict(zip(numbers, (found @ asked).tolist(), strict=True))
+        held, found = read(shelf, lambda connection: self._held(shelf, connection, scope))
+        if not held:
+            return lambda depth, also: {}
+        asked = _unit([self.embeddings.embed_query(query)], 1)[0]
+
+        def nearest(depth: int, also: Sequence[int]) -> dict[int, float]:
+            numbers, matrix = held, found
+            if isinstance(matrix, str):
+                server = pgvector.Compared(shelf, matrix, scope, self.name)
+                cosines = server.nearest(asked, depth, also)
+                if cosines is not None:
+                    return cosines
+                numbers, matrix = read(shelf, lambda c: self._matrix(shelf, c, scope))
+            if not numbers:
+                return {}
+            if matrix.shape[1] != len(asked):
+                raise pgvector.mismatch(f"{matrix.shape[1]} stored, {len(asked)} asked")
+            return dict(zip(numbers, (matrix @ asked).tolist(), strict=True))
+
+        return nearest
 
     def fill(self, shelf: Shelf, scope: Scope) -> int:
         """Embeds the scope's facts that have no vector; returns how many."""
         facts = read(shelf, lambda connection: self._missing(shelf, connection, scope))
         if not facts:
             return 0
-        vectors = _unit(
-            np.asarray(self.embeddings.embed_documents([_text(f) for f in facts]), np.float32)
-        )
+        given = self.embeddings.embed_documents([_text(fact) for fact in facts])
+        vectors = _unit(given, len(facts))
         return write(shelf, lambda c: self._insert(shelf, c, scope, facts, vectors))
 
     def _missing(self, shelf: Shelf, connection: Connection, scope: Scope) -> list[Fact]:
         facts, vectors = shelf.tables.facts, shelf.tables.vectors
         same = (vectors.c.fact == facts.c.number) & (vectors.c.model == self.name)
+        due = [facts.c.scope == scope.key, vectors.c.fact.is_(None)]
+        if not shelf.encrypted:  # in plain a mention is known by its having no words
+            due.append(facts.c.words.is_not(None))
         rows = connection.execute(
             select(facts)
             .select_from(facts.outerjoin(vectors, same))
-            .where(facts.c.scope == scope.key, vectors.c.fact.is_(None))
+            .where(*due)
             .order_by(facts.c.number)
         )
         return [fact for row in rows if (fact := shelf.fact(row)).kind != "mention"]
@@ -109,13 +135,18 @@ class VectorIndex:
         vectors: Matrix,
     ) -> int:
         table, known = shelf.tables.vectors, shelf.tables.facts
-        # Another process may have embedded or forgotten some of them in the meantime.
-        alive = connection.scalars(select(known.c.number).where(known.c.scope == scope.key))
-        due = set(alive) - set(
-            connection.scalars(
-                select(table.c.fact).where(table.c.scope == scope.key, table.c.model == self.name)
-            )
+        own = (table.c.scope == scope.key, table.c.model == self.name)
+        stored = connection.scalar(select(table.c.vector).where(*own).limit(1))
+        if stored is not None and (length := _length(shelf.open(bytes(stored)))) != len(vectors[0]):
+            raise pgvector.mismatch(f"{length} stored, {len(vectors[0])} given")
+        # Another process may have embedded or forgotten some of them in the meantime. Who deletes
+        # the others' rows from now on waits, and then deletes their vectors too.
+        alive = select(known.c.number).where(
+            known.c.scope == scope.key,
+            known.c.number.between(facts[0].number, facts[-1].number),
         )
+        due = set(connection.scalars(alive.with_for_update(read=True, key_share=True)))
+        due -= set(connection.scalars(select(table.c.fact).where(*own)))
         rows = [
             {
                 "fact": fact.number,
@@ -146,21 +177,27 @@ class VectorIndex:
     ) -> tuple[list[int], Matrix]:
         table = shelf.tables.vectors
         where = (table.c.scope == scope.key, table.c.model == self.name)
-        count, last = connection.execute(
-            select(func.count(), func.max(table.c.fact)).where(*where)
-        ).one()
-        version = (count, last or 0)
+        number = table.c.fact
+        version: Version = tuple(
+            connection.execute(
+                select(func.count(), func.max(number), func.sum(number)).where(*where)
+            ).one()
+        )
         with self._lock:
             cached = self._cache.get(scope.key)
             if cached is not None and cached[0] == version:
                 self._cache.move_to_end(scope.key)
                 return cached[1], cached[2]
-        rows = connection.execute(
-            select(table.c.fact, table.c.vector).where(*where).order_by(table.c.fact)
-        ).all()
-        numbers = [row.fact for row in rows]
-        data = b"".join(shelf.open(bytes(row.vector))[1:] for row in rows)
-        matrix = np.frombuffer(data, dtype="<f4").reshape(len(rows), -1) if rows else _EMPTY
+        rows = connection.execute(select(number, table.c.vector).where(*where).order_by(number))
+        numbers, parts = [], []
+        for row in rows:
+            numbers.append(row.fact)
+            parts.append(shelf.open(bytes(row.vector))[1:])
+        lengths = {len(part) // 4 for part in parts}
+        if len(lengths) > 1:
+            raise pgvector.mismatch(f"{min(lengths)} and {max(lengths)} stored")
+        matrix = np.frombuffer(b"".join(parts), dtype="<f4").reshape(len(parts), *lengths)
+        version = (len(numbers), numbers[-1] if numbers else None, sum(numbers) or None)
         with self._lock:
             self._cache[scope.key] = (version, numbers, matrix)
             while len(self._cache) > CACHED_SCOPES:
@@ -194,9 +231,31 @@ def _text(fact: Fact) -> str:
     return f"{subject}{fact.attribute}: {fact.quote}"
 
 
-def _unit(vectors: Matrix) -> Matrix:
+def _length(data: bytes) -> int:
+    return (len(data) - 1) // 4
+
+
+def _unit(given: Sequence[Sequence[float]], texts: int) -> Matrix:
+    """[texts, n] of unit length; a vector with a number that is none, or too large, is zeros.
+
+    Raises:
+        ConfigError: it is not one vector a text, all of one length.
+    """
+    try:
+        vectors = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise _no_vectors(str(error)) from error
+    if vectors.ndim != 2 or len(vectors) != texts or not vectors.shape[1]:
+        raise _no_vectors(f"{texts} texts, and numbers of shape {vectors.shape}")
+    sound = (np.abs(vectors) <= np.finfo(np.float32).max).all(axis=1, keepdims=True)
+    vectors = np.where(sound, vectors, 0.0)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
-_EMPTY: Matrix = np.zeros((0, 0), dtype=np.float32)
+def _no_vectors(got: str) -> ConfigError:
+    return ConfigError(
+        "an embedder gives one vector a text, all of one length",
+        got=got,
+        remedy="Look at what its `embed_documents` and `embed_query` return.",
+    )
