@@ -102,12 +102,15 @@ class AtOnce:
         """Whether the tenant's key is still the writer's.
 
         A change of key locks the tables that are written here; who has waited for it sees it,
-        because a statement looks at the rows after it got its locks.
+        because a statement looks at the rows after it got its locks. Not so where a server's
+        default is a stricter isolation: there it looks first, and this is never said.
         """
         table = self.tables.tenants
         sealed = bindparam("sealed", type_=table.c.wrapped_key.type)
         own = (table.c.tenant == bindparam("tenant"), table.c.wrapped_key == sealed)
-        return exists(select(table.c.tenant).where(*own))
+        isolation = func.current_setting(literal_column("'transaction_isolation'"))
+        committed = isolation == literal_column("'read committed'")
+        return exists(select(table.c.tenant).where(*own, committed))
 
     def _head(self, kept: Any) -> Any:
         table = self.tables.checkpoints

@@ -1,14 +1,15 @@
 """A tenant's key may change while others write: what they sealed with the old one is not stored.
 
 Each write first looks at the tenant's row of `tenants` in its own transaction; a plain tenant has
-one too. SQLite has one writer at a time; elsewhere the row is locked in share mode: it stays as it
-is until that transaction ends, and a change of key waits for those who hold it. On PostgreSQL a put
-is one statement that locks no row: there the change of key locks the tables too.
+one too. SQLite has one writer at a time, and who looks is that one; elsewhere the row is locked in
+share mode: it stays as it is until that transaction ends, and a change of key waits for those who
+hold it. On PostgreSQL a put is one statement that locks no row: there the change of key locks the
+tables too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import select
 
@@ -35,6 +36,8 @@ def check_key(session: Session, context: Context, *, hold: bool = True) -> None:
     Raises:
         EncryptionError: it was changed.
     """
+    if hold and session.statements.family == "sqlite" and not _begun(session.raw):
+        session.begin()
     statement = session.statements.sealed(hold)
     found = session.rows(statement, {"tenant": context.tenant})
     _compare(found[0][0] if found else None, context)
@@ -53,9 +56,30 @@ def check_key_on(connection: Connection, context: Context, *, hold: bool = True)
     """
     table = context.tables.tenants
     statement = select(table.c.wrapped_key).where(table.c.tenant == context.tenant)
-    if hold:  # SQLite knows no such clause, and SQLAlchemy leaves it out there
+    if hold:
+        write_alone(connection)
+        # SQLite knows no such clause, and SQLAlchemy leaves it out there
         statement = statement.with_for_update(read=True)
     _compare(connection.scalar(statement), context)
+
+
+def write_alone(connection: Connection) -> None:
+    """On SQLite, be the only writer from now on; nothing on the servers.
+
+    An engine of ours has begun so. One that was given begins with the first change, if nobody
+    told it otherwise, and what was read before that may be another's by then.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    if not connection.in_transaction():
+        connection.begin()  # by the engine's own events, if it has any
+    if not _begun(connection.connection):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begun(raw: Any) -> bool:
+    begun: bool = raw.driver_connection.in_transaction
+    return begun
 
 
 def _compare(sealed: bytes | None, context: Context) -> None:

@@ -117,7 +117,8 @@ class Maintenance:
     def _rekeying(self, serde: SerializerProtocol) -> Callable[[Context], Job[Key]]:
         def make(context: Context) -> Job[Key]:
             # Known before it holds, so that this saver's writers find it as soon as it does.
-            key = self._tenancy.next = new_key(context, serde)
+            key = new_key(context, serde)
+            self._tenancy.offer(key)
             return Job(rekey(context, key), write=True, core=True)
 
         return make

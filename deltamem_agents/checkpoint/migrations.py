@@ -19,6 +19,7 @@ from deltamem_agents.checkpoint import fact_schema
 from deltamem_agents.checkpoint.context import PLAIN
 from deltamem_agents.checkpoint.fact_tables import FactTables, fact_tables
 from deltamem_agents.checkpoint.failures import DAMAGED
+from deltamem_agents.checkpoint.guard import write_alone
 from deltamem_agents.checkpoint.keys import add_key
 from deltamem_agents.checkpoint.rows import text as as_text
 from deltamem_agents.checkpoint.tables import Tables
@@ -119,6 +120,8 @@ def _checked(version: object) -> int:
 def lock(connection: Connection) -> AbstractContextManager[None]:
     """Keeps other processes from changing the schema meanwhile.
 
+    On SQLite whoever changes it is the only writer, also on an engine that was given.
+
     On MariaDB and MySQL what was done is committed before the lock goes; elsewhere the lock goes
     with the transaction.
 
@@ -126,6 +129,7 @@ def lock(connection: Connection) -> AbstractContextManager[None]:
         StorageBusyError: another process has held it all the time.
     """
     name = connection.dialect.name
+    write_alone(connection)
     if name == "postgresql":
         # Held until the transaction ends.
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": LOCK_NUMBER})

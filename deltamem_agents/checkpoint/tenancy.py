@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,7 +13,14 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from deltamem_agents.checkpoint.context import PLAIN, Context, Key
 from deltamem_agents.checkpoint.database import Database
-from deltamem_agents.checkpoint.keys import add_key, change_key, held_key, holds_contents
+from deltamem_agents.checkpoint.guard import write_alone
+from deltamem_agents.checkpoint.keys import (
+    Sealed,
+    add_key,
+    change_key,
+    held_key,
+    holds_contents,
+)
 from deltamem_agents.checkpoint.migrations import migrate
 from deltamem_agents.checkpoint.serde import Coder, with_cipher
 from deltamem_agents.checkpoint.session import Session
@@ -22,6 +30,7 @@ from deltamem_agents.errors import EncryptionError
 
 T = TypeVar("T")
 KEY_BYTES = 32
+OFFERS = 8
 
 
 def plain_salt(tenant: str) -> bytes:
@@ -48,7 +57,8 @@ class Tenancy:
     def __init__(self, tenant: str, tables: Tables) -> None:
         self.tenant, self.tables = tenant, tables
         self.key: Key | None = None
-        self.next: Key | None = None  # of a change of key that goes on (or went on last)
+        # Of changes of key that go on, or went on last: several threads may change it at once.
+        self._offered: deque[Key] = deque(maxlen=OFFERS)
         self._made: tuple[SerializerProtocol, Context] | None = None
         self._guard = threading.Lock()
 
@@ -57,28 +67,45 @@ class Tenancy:
     def run(
         self, serde: SerializerProtocol, database: Database, make: Callable[[Context], Job[T]]
     ) -> T:
-        """Run a job, and once more if the tenant's key was changed and the new one is known."""
+        """Run a job, and again if the tenant's key was changed and the new one is known."""
         context = self.context(serde, database)
-        try:
-            return database.run(make(context))
-        except EncryptionError:
-            newer = self.context(serde, database, context)
-            if newer.key is context.key:
-                raise
-        return database.run(make(newer))
+        while True:
+            try:
+                return database.run(make(context))
+            except EncryptionError:
+                newer = self.context(serde, database, context)
+                if newer.key is context.key:
+                    raise
+            context = newer
 
     async def arun(
         self, serde: SerializerProtocol, database: Database, make: Callable[[Context], Job[T]]
     ) -> T:
         """The same from a coroutine."""
         context = await self.acontext(serde, database)
-        try:
-            return await database.arun(make(context))
-        except EncryptionError:
-            newer = await self.acontext(serde, database, context)
-            if newer.key is context.key:
-                raise
-        return await database.arun(make(newer))
+        while True:
+            try:
+                return await database.arun(make(context))
+            except EncryptionError:
+                newer = await self.acontext(serde, database, context)
+                if newer.key is context.key:
+                    raise
+            context = newer
+
+    def offer(self, key: Key) -> None:
+        """A change of key begins: once it holds, whoever is refused finds its key here."""
+        self._offered.append(key)
+
+    def _offer(self, held: Sealed | None) -> Key | None:
+        """The key of a row, if it is one of ours.
+
+        A sealed one is one of a kind, but all plain ones are the same: that this saver decrypted
+        once, before other changes, does not say that it wants that now.
+        """
+        for place, key in enumerate((self.key, *reversed(self._offered))):
+            if key is not None and key.row == held and (held != PLAIN or place < 2):
+                return key
+        return None
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -160,9 +187,11 @@ class Tenancy:
         """
         migrate(session.core, self.tables)
         held = held_key(session.core, self.tables, self.tenant)
-        for key in (self.key, self.next):
-            if key is not None and key.row == held:
-                return key
+        if held is None:
+            write_alone(session.core)  # and nobody makes it after another look
+            held = held_key(session.core, self.tables, self.tenant)
+        if known := self._offer(held):
+            return known
         coder = self._coder(serde)
         if coder.cipher is None:
             return self._plain(session, held)

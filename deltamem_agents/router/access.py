@@ -59,19 +59,20 @@ class Access:
         return Shelf(saver.engine, self.tables, saver.tenant, self.clock, self._context())
 
     def run(self, operation: Callable[[Shelf], T]) -> T:
-        """Runs an operation; once more where the saver was given another key meanwhile.
+        """Runs an operation; again where the saver was given another key meanwhile.
 
         Raises:
             EncryptionError: the tenant's key was changed, and the saver has not the new one.
         """
         shelf = self.shelf
-        try:
-            return operation(shelf)
-        except EncryptionError:
-            newer = self._context(refused=shelf.context)
-            if newer is None or newer is shelf.context:
-                raise
-        return operation(replace(shelf, context=newer))
+        while True:
+            try:
+                return operation(shelf)
+            except EncryptionError:
+                newer, held = self._context(refused=shelf.context), shelf.context
+                if newer is None or held is None or newer.key is held.key:
+                    raise
+            shelf = replace(shelf, context=newer)
 
     def read(self, work: Callable[[Shelf, Connection], T]) -> T:
         """Runs an operation of one transaction that only reads; see `run`."""
