@@ -115,13 +115,12 @@ class VectorIndex:
     def _missing(self, shelf: Shelf, connection: Connection, scope: Scope) -> list[Fact]:
         facts, vectors = shelf.tables.facts, shelf.tables.vectors
         same = (vectors.c.fact == facts.c.number) & (vectors.c.model == self.name)
-        due = [facts.c.scope == scope.key, vectors.c.fact.is_(None)]
-        if not shelf.encrypted:  # in plain a mention is known by its having no words
-            due.append(facts.c.words.is_not(None))
+        if shelf.family == "postgresql":  # which would read the vectors of every scope, else
+            same &= vectors.c.scope == scope.key
         rows = connection.execute(
             select(facts)
             .select_from(facts.outerjoin(vectors, same))
-            .where(*due)
+            .where(facts.c.scope == scope.key, vectors.c.fact.is_(None))
             .order_by(facts.c.number)
         )
         return [fact for row in rows if (fact := shelf.fact(row)).kind != "mention"]
