@@ -60,7 +60,8 @@ def copy_facts(
         if None not in places.values():
             _again(connection, tables.closings, row, scope=new, **places)
     for row in _rows(connection, tables.vectors, old):
-        _again(connection, tables.vectors, row, scope=new, fact=numbers[row.fact])
+        if row.fact in numbers:  # not one that somebody recorded since the facts were read
+            _again(connection, tables.vectors, row, scope=new, fact=numbers[row.fact])
     for row in _rows(connection, tables.branches, old):
         _again(connection, tables.branches, row, scope=new)
     for row in _rows(connection, tables.tombstones, old):

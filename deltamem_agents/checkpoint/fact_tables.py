@@ -254,11 +254,11 @@ def delete_facts(
         for link in before:
             # What was closed outright was closed for its own sake: that is not handed on.
             _join(connection, t, link.old, [later for later in after if later.new])
-        for table, column in ((t.vectors, t.vectors.c.fact), (t.facts, t.facts.c.number)):
-            removed = connection.execute(
-                delete(table).where(table.c.scope == scope, column == number)
-            )
-        count += removed.rowcount
+        # The fact first: that waits for who gives it a vector, which then goes, too.
+        own = (t.facts.c.scope == scope, t.facts.c.number == number)
+        count += connection.execute(delete(t.facts).where(*own)).rowcount
+        own = (t.vectors.c.scope == scope, t.vectors.c.fact == number)
+        connection.execute(delete(t.vectors).where(*own))
     return count
 
 

@@ -31,12 +31,12 @@ Subjects = Annotated[
     str,
     typer.Option(help="Who is asked: names, or standard (memory and controls), baselines, all."),
 ]
-Workers = Annotated[int, typer.Option(help="Episodes at once; 1 for undisturbed latencies.")]
+Workers = Annotated[int, typer.Option(min=1, help="Episodes at once; 1 for undisturbed latencies.")]
 Compressor = Annotated[
     Path | None, typer.Option(help="Token classifier of the compressed prompt (LLMLingua-2).")
 ]
 Summaries = Annotated[str, typer.Option(help="MemoryBank's: by the model, or extract.")]
-Count = Annotated[int, typer.Option(help="Episodes of each line.")]
+Count = Annotated[int, typer.Option(min=1, help="Episodes of each line.")]
 Limit = Annotated[int | None, typer.Option(help="Most questions of the file.")]
 
 evaluation = typer.Typer(
@@ -48,9 +48,9 @@ evaluation = typer.Typer(
 def recall(
     model: Model = None,
     adapter: Adapter = None,
-    conversations: Annotated[int, typer.Option(help="For each line.")] = 200,
-    window: Annotated[int, typer.Option(help="Visible tokens.")] = 256,
-    facts: Annotated[str, typer.Option(help="Only these counts, such as 1,4.")] = "",
+    conversations: Annotated[int, typer.Option(min=1, help="For each line.")] = 200,
+    window: Annotated[int, typer.Option(min=1, help="Visible tokens.")] = 256,
+    facts: Annotated[str, typer.Option(help="Only these counts, such as 1,5.")] = "",
     subjects: Subjects = "standard",
     seed: Seed = 0,
     save: Save = None,
@@ -59,10 +59,9 @@ def recall(
     summaries: Summaries = "",
 ) -> None:
     """Ask for facts that have left the window."""
-    from deltamem_agents.evaluation.tasks.recall import SETTINGS, Recall
+    from deltamem_agents.evaluation.tasks.recall import Recall, settings_of
 
-    counts = set(numbers(facts))
-    settings = [one for one in SETTINGS if not counts or one.facts in counts]
+    settings = settings_of(numbers(facts))
     perform(
         Run(model, adapter, window, subjects, save, workers, compressor, summaries),
         lambda cast: Recall(cast.reader, settings, count=conversations, seed=seed),
@@ -73,9 +72,9 @@ def recall(
 def instructed(
     model: Model = None,
     adapter: Adapter = None,
-    window: Annotated[int, typer.Option(help="Visible tokens: all of a case.")] = 512,
-    refusals: Annotated[int, typer.Option(help="Prompts with a refusal sentence.")] = 20,
-    calls: Annotated[int, typer.Option(help="Prompts with a tool.")] = 60,
+    window: Annotated[int, typer.Option(min=1, help="Visible tokens: all of a case.")] = 512,
+    refusals: Annotated[int, typer.Option(min=1, help="Prompts with a refusal sentence.")] = 20,
+    calls: Annotated[int, typer.Option(min=1, help="Prompts with a tool.")] = 60,
     seed: Seed = 0,
     save: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
 ) -> None:
@@ -103,7 +102,7 @@ def instructed(
 
 @evaluation.command()
 def router(
-    threads: Annotated[int, typer.Option(help="About 31 questions each.")] = 40,
+    threads: Annotated[int, typer.Option(min=1, help="About 31 questions each.")] = 40,
     seed: Seed = 0,
     save: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
 ) -> None:

@@ -46,7 +46,7 @@ def mqar(
     seed: Seed = 0,
     model: Model = None,
     adapter: Adapter = None,
-    window: Annotated[int, typer.Option(help="Tokens that baselines may show.")] = 128,
+    window: Annotated[int, typer.Option(min=1, help="Tokens that baselines may show.")] = 128,
     subjects: Subjects = "standard",
     save: Save = None,
     workers: Workers = 8,
@@ -70,7 +70,7 @@ def mixed(
     seed: Seed = 0,
     model: Model = None,
     adapter: Adapter = None,
-    window: Annotated[int, typer.Option(help="Visible tokens.")] = 256,
+    window: Annotated[int, typer.Option(min=1, help="Visible tokens.")] = 256,
     subjects: Subjects = "memory,store,both",
     save: Save = None,
 ) -> None:
@@ -86,13 +86,13 @@ def mixed(
 @evaluation.command()
 def needle(
     lengths: Lengths = "100,200,400,800",
-    needles: Annotated[int, typer.Option(help="Pairs hidden; one is asked.")] = 1,
+    needles: Annotated[int, typer.Option(min=1, help="Pairs hidden; one is asked.")] = 1,
     style: Style = "world",
     count: Count = 20,
     seed: Seed = 0,
     model: Model = None,
     adapter: Adapter = None,
-    window: Annotated[int, typer.Option(help="Visible tokens.")] = 96,
+    window: Annotated[int, typer.Option(min=1, help="Visible tokens.")] = 96,
     subjects: Subjects = "standard",
     save: Save = None,
     workers: Workers = 8,
@@ -111,8 +111,8 @@ def needle(
 @evaluation.command()
 def variables(
     lengths: Lengths = "100,200,400,800",
-    hops: Annotated[int, typer.Option(help="Assignments behind the first.")] = 2,
-    chains: Annotated[int, typer.Option(help="Chains hidden; one is asked.")] = 1,
+    hops: Annotated[int, typer.Option(min=1, help="Assignments behind the first.")] = 2,
+    chains: Annotated[int, typer.Option(min=1, help="Chains hidden; one is asked.")] = 1,
     count: Count = 20,
     seed: Seed = 0,
     model: Model = None,
@@ -278,9 +278,9 @@ def ablation(
     axes: Annotated[
         str, typer.Option(help="Of corrections, layers, rank, heads, write, update.")
     ] = "",
-    steps: Annotated[int, typer.Option(help="Of each training.")] = 300,
-    tokens: Annotated[int, typer.Option(help="Of a batch, about.")] = 3000,
-    conversations: Annotated[int, typer.Option(help="Of each line of recall.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 300,
+    tokens: Annotated[int, typer.Option(min=1, help="Of a batch, about.")] = 3000,
+    conversations: Annotated[int, typer.Option(min=1, help="Of each line of recall.")] = 50,
     backbone: Annotated[Path | None, typer.Option(help="A folder; the built-in one.")] = None,
     start: Annotated[Path | None, typer.Option(help="An adapter to begin with.")] = None,
     seed: Seed = 0,

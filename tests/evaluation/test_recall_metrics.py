@@ -6,10 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from deltamem_agents.cli.app import app
 from deltamem_agents.core.state import Ledger, MemoryState
+from deltamem_agents.errors import ConfigError
 from deltamem_agents.evaluation.controls import emptied, shuffled, swapped, without_window
 from deltamem_agents.evaluation.metrics import Mean, Share, says, summarise
+from deltamem_agents.evaluation.tasks.recall import SETTINGS, Setting, settings_of
 
 
 @pytest.mark.parametrize(
@@ -98,3 +102,17 @@ def test_means_are_resampled_by_episode() -> None:
     assert math.isnan(summarise([[0.2, 0.3]]).interval[0])
     assert isinstance(summarise([[1.0, 0.0], [], [1.0]]), Share)
     assert summarise([[1.0, 0.0], [], [1.0]]).value == 2 / 3
+
+
+def test_any_count_of_facts_can_be_asked_for() -> None:
+    assert settings_of([]) == list(SETTINGS)
+    assert settings_of([5, 8]) == [Setting(8), Setting(5)]
+    assert {one.facts for one in settings_of([1, 4])} == {1, 4}
+    with pytest.raises(ConfigError, match="got 0"):
+        settings_of([0])
+
+
+def test_no_conversation_is_no_evaluation() -> None:
+    asked = CliRunner().invoke(app, ["eval", "recall", "--conversations", "0"])
+    assert asked.exit_code == 2
+    assert "range" in asked.output

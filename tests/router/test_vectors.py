@@ -11,7 +11,6 @@ import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from sqlalchemy import delete, func, insert, select, update
 
-from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.errors import ConfigError
 from deltamem_agents.router import FactStore, Scope, pgvector
 from deltamem_agents.router.embed import embedder_name
@@ -159,30 +158,35 @@ def test_a_cached_matrix_is_not_taken_for_another_of_its_size(
     assert (first in after, late in after) == (False, True)
 
 
-def test_no_vector_outlives_a_thread_that_is_deleted_meanwhile(
-    open_saver: OpenSaver, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("forgetting", [False, True], ids=["deleted", "forgotten"])
+def test_no_vector_outlives_what_goes_meanwhile(
+    open_saver: OpenSaver, monkeypatch: pytest.MonkeyPatch, forgetting: bool
 ) -> None:
     saver = open_saver()
-    store = open_store(saver)
+    store, other = open_store(saver), FactStore(saver)
     scope, table = tell(store, "a", 3), store.access.tables.vectors
-    plainly, deleting = pgvector.insert_vectors, threading.Thread(target=_delete, args=(saver,))
+    ids = [fact.fact_id for fact in store.facts(scope)]
+    plainly = pgvector.insert_vectors
+
+    def go() -> None:
+        if forgetting:
+            other.forget(scope, fact_ids=ids)
+        else:
+            saver.delete_thread("a")
 
     def late(*given: Any) -> None:
-        deleting.start()
-        deleting.join(0.5)  # where it must wait, it goes on afterwards
+        going.start()
+        going.join(0.5)  # where it must wait, it goes on afterwards
         plainly(*given)
 
+    going = threading.Thread(target=go)
     monkeypatch.setattr(pgvector, "insert_vectors", late)
     store.search("ask", scope)
-    deleting.join(60)
+    going.join(60)
     assert store.facts(scope) == ()
     with store.engine.connect() as connection:
         own = select(func.count()).where(table.c.scope == scope.key)
         assert connection.scalar(own) == 0
-
-
-def _delete(saver: SQLAlchemySaver) -> None:
-    saver.delete_thread("a")
 
 
 class Named(Embeddings):

@@ -7,10 +7,11 @@ own, and the greedy answer must be, to the letter, the sentence that states the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deltamem_agents.errors import ConfigError
 from deltamem_agents.evaluation.frame import Episode, Held, Question, Reply, Scores, Task
 from deltamem_agents.evaluation.metrics import says
 from deltamem_agents.evaluation.subjects import CONTROLS, Reader
@@ -33,6 +34,9 @@ class Setting:
         controls: whether the controls are asked too.
         unknown: whether a subject that was never told is asked too.
         talk: least tokens of small talk after the last fact; a window's in any case.
+
+    Raises:
+        ConfigError: nothing is told.
     """
 
     facts: int
@@ -41,6 +45,12 @@ class Setting:
     controls: bool = False
     unknown: bool = False
     talk: int = 0
+
+    def __post_init__(self) -> None:
+        if self.facts < 1:
+            raise ConfigError(
+                "a conversation tells a fact at least", got=self.facts, remedy="Give 1 or more."
+            )
 
     @property
     def name(self) -> str:
@@ -62,6 +72,17 @@ SETTINGS = (
     Setting(16),
     Setting(4, talk=2000),
 )
+
+
+def settings_of(counts: Collection[int]) -> list[Setting]:
+    """The usual settings with so many facts, and a plain one for a count that is in none of them.
+
+    Args:
+        counts: of facts; none for all the usual settings.
+    """
+    usual = [one for one in SETTINGS if not counts or one.facts in counts]
+    others = set(counts) - {one.facts for one in usual}
+    return usual + [Setting(count) for count in sorted(others)]
 
 
 class Recall(Task):
