@@ -115,4 +115,4 @@ def test_any_count_of_facts_can_be_asked_for() -> None:
 def test_no_conversation_is_no_evaluation() -> None:
     asked = CliRunner().invoke(app, ["eval", "recall", "--conversations", "0"])
     assert asked.exit_code == 2
-    assert "range" in asked.output
+    assert "greater than or equal" in asked.output
