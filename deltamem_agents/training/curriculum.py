@@ -9,11 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 from deltamem_agents.training.instructions import Instruction, Instructor
-from deltamem_agents.training.lessons import Teacher
 from deltamem_agents.training.rows import Rows, Tokeniser
 from deltamem_agents.training.subjects import Subject
 from deltamem_agents.training.world import Turn, World
@@ -64,7 +62,6 @@ class Curriculum:
         unknown: see `World.questions`.
         updates: see `World.history`.
         thorough: see `Instructor`.
-        lessons: share of the conversations without a system prompt that teach something.
     """
 
     def __init__(
@@ -81,14 +78,12 @@ class Curriculum:
         unknown: float = 0.25,
         updates: float = 0.15,
         thorough: bool = False,
-        lessons: float = 0.0,
     ) -> None:
         self.world, self.tokeniser, self.tokens = world, tokeniser, tokens
         self.promote, self.level, self.patience = promote, level, patience
         self.alike, self.instructed = alike, instructed
         self.unknown, self.updates = unknown, updates
         self.instructor = Instructor(world.random, world.split, thorough=thorough)
-        self.lessons, self.teacher = lessons, Teacher(world.random)
         self.since = 0
         self.accuracy = 0.0
 
@@ -153,23 +148,16 @@ class Curriculum:
         turns, truth = self.world.history(
             count, random.randint(0, level.chats), alike=self.alike, updates=self.updates
         )
-        tail: list[Turn] = []
         if memory and level.tail and random.random() < 0.33:
-            tail = [self.world.chat() for _ in range(random.randint(2, level.tail))]
+            turns += [self.world.chat() for _ in range(random.randint(2, level.tail))]
         asked = min(count + 1, level.questions)
         asking = list(itertools.islice(self.world.questions(truth, self.unknown), asked))
-        instructed = random.random() < self.instructed
-        if not instructed and self.lessons and random.random() < self.lessons:
-            turns, asking = (
-                _mixed(random, *both)
-                for both in zip(self.teacher.lesson(), (turns, asking), strict=True)
-            )
-        if not instructed:
-            return [*turns, *tail, *asking]
+        if random.random() >= self.instructed:
+            return [*turns, *asking]
         instruction = self.instructor.instruction(random.choice((0, 0, 1, 2)))
         for tool in instruction.tools[:1] * random.choice((1, 2)):
             asking.insert(random.randint(0, len(asking)), self.instructor.turn(tool))
-        return [instruction, *turns, *tail, *map(instruction.obeyed, asking)]
+        return [instruction, *turns, *map(instruction.obeyed, asking)]
 
     def report(self, accuracy: float | None) -> bool:
         """Take a batch's accuracy of answers; True if the level has just been left."""
@@ -197,14 +185,6 @@ class Curriculum:
         self.accuracy = state["accuracy"]
         version, numbers, gauss = state["random"]
         self.world.random.setstate((version, tuple(numbers), gauss))
-
-
-def _mixed(random: Random, first: list[Turn], second: list[Turn]) -> list[Turn]:
-    """Both lists, each in its own order."""
-    places = [True] * len(first) + [False] * len(second)
-    random.shuffle(places)
-    one, other = iter(first), iter(second)
-    return [next(one if place else other) for place in places]
 
 
 def _length(turns: Sequence[Turn | Instruction]) -> float:
