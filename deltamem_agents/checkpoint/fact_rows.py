@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, insert, select
+from sqlalchemy import Connection, Row, Table, delete, func, insert, select
 
 from deltamem_agents.checkpoint.embeddings import clear_embeddings
 from deltamem_agents.checkpoint.fact_tables import (
@@ -127,17 +127,13 @@ def rekey_facts(
         new: seals it again.
 
     Raises:
-        EncryptionError: the tenant is to be decrypted for good and has facts, whose hashes and
-            index cannot be made again from what is stored.
+        EncryptionError: the tenant is to be decrypted for good and has facts or tombstones, whose
+            hashes cannot be made again from what is stored.
     """
     facts, vectors = tables.facts, tables.vectors
     found = connection.execute(select(facts).where(facts.c.tenant == tenant_hash(tenant))).all()
-    if found and new.cipher is None:
-        raise EncryptionError(
-            "a tenant that is decrypted for good has no facts",
-            got=f"{len(found)} facts",
-            remedy="Forget the facts first, or rotate to another key.",
-        )
+    if new.cipher is None:
+        _refuse_keyed(connection, tables, tenant, len(found))
     hide: Callable[[str], str] = (lambda entry: entry) if old.cipher else _keyed_by(new)
     for row in found:
         held = vectors.c.fact == row.number
@@ -151,6 +147,18 @@ def rekey_facts(
     clear_embeddings(connection, tables, tenant)
     _tombstones(connection, tables, tenant, hide)
     return len(found)
+
+
+def _refuse_keyed(connection: Connection, tables: FactTables, tenant: str, facts: int) -> None:
+    """A tombstone that nothing matches any more would let what was forgotten come back."""
+    own = tables.tombstones.c.tenant == tenant_hash(tenant)
+    forgotten = connection.scalar(select(func.count()).where(own)) or 0
+    if facts or forgotten:
+        raise EncryptionError(
+            "a tenant that is decrypted for good has no facts and has forgotten none",
+            got=f"{facts} facts, {forgotten} forgotten ones",
+            remedy="Delete the threads that they are of, or rotate to another key.",
+        )
 
 
 def _keyed_by(coder: Coder) -> Callable[[str], str]:

@@ -149,3 +149,17 @@ def test_the_key_is_compared_in_the_transaction(open_saver: OpenSaver) -> None:
         check_key_on(connection, saver.context)
         with pytest.raises(EncryptionError, match="key"):
             check_key_on(connection, before)
+
+
+def test_what_was_forgotten_keeps_its_tenant_encrypted(open_saver: OpenSaver) -> None:
+    """Without the key nothing would match its hash, and the message could be recorded again."""
+    saver = open_saver(encryption_key=ONE)
+    store, scope = _told(saver)
+    assert store.forget(scope, message_ids=["m1"]).forgotten
+    assert store.facts(scope) == ()
+    with pytest.raises(EncryptionError, match="0 facts, 1 forgotten"):
+        saver.rekey(None)
+    saver.rekey(TWO)
+    assert store.record(_said("My port is 4711.", "m1"), scope) == ()
+    saver.delete_thread("a")
+    saver.rekey(None)
