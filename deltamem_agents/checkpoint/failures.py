@@ -23,7 +23,7 @@ DUPLICATE = 1062  # MySQL's code for a key that is there already
 # Another transaction was in the way; the same one, run again, can succeed.
 # (Unique keys too: all else that may be there already is inserted without complaint.)
 _RETRY_STATES = {"40001", "40P01", "23503", "23505", "55P03"}
-_RETRY_CODES = {1020, DUPLICATE, 1205, 1213, 1451, 1452}
+_RETRY_CODES = {1020, DUPLICATE, 1205, 1213, 1412, 1451, 1452}
 _FULL_STATES = {"53100", "54023"}
 _FULL_CODES = {1021, 1114, 3675}
 _LOST_CODES = {1040, 1045, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}

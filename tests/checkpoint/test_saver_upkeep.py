@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import create_engine, event, text
 
-from deltamem_agents.checkpoint import SQLAlchemySaver, engines
+from deltamem_agents.checkpoint import SQLAlchemySaver, engines, upkeep
 from deltamem_agents.checkpoint.rewriting import Rewrite, rewrite_checkpoints
+from deltamem_agents.errors import StorageBusyError
 from tests.checkpoint.helpers import bytes_of, checkpoint, config, memory, put
 
 
@@ -193,3 +194,24 @@ def test_the_saver_needs_neither_torch_nor_a_model(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_a_vacuum_of_mariadb_does_not_hold_writers_up(
+    database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server lets writers wait for who waits for an open transaction: 50 s before."""
+    monkeypatch.setattr(upkeep, "_TRIES", 2)
+    url = database("mariadb")
+    engine = create_engine(url)
+    with SQLAlchemySaver(url) as saver, engine.connect() as other:
+        first = put(saver, config("t"), {"x": "one"})
+        other.execute(text("SELECT count(*) FROM checkpoints"))  # holds the table until it ends
+        with pytest.raises(StorageBusyError, match="checkpoints in use"):
+            saver.vacuum()
+        assert saver.get_tuple(first) is not None
+        put(saver, config("t"), {"x": "two"})
+        other.rollback()
+        saver.vacuum()
+        with saver.engine.connect() as after:
+            assert after.scalar(text("SELECT @@innodb_lock_wait_timeout")) > 1
+    engine.dispose()
