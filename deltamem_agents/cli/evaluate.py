@@ -51,6 +51,9 @@ def recall(
     conversations: Annotated[int, typer.Option(min=1, help="For each line.")] = 200,
     window: Annotated[int, typer.Option(min=1, help="Visible tokens.")] = 256,
     facts: Annotated[str, typer.Option(help="Only these counts, such as 1,5.")] = "",
+    own_replies: Annotated[
+        bool, typer.Option("--own-replies", help="The replies to what is told are the model's.")
+    ] = False,
     subjects: Subjects = "standard",
     seed: Seed = 0,
     save: Save = None,
@@ -64,7 +67,7 @@ def recall(
     settings = settings_of(numbers(facts))
     perform(
         Run(model, adapter, window, subjects, save, workers, compressor, summaries),
-        lambda cast: Recall(cast.reader, settings, count=conversations, seed=seed),
+        lambda cast: Recall(cast.reader, settings, count=conversations, seed=seed, own=own_replies),
     )
 
 

@@ -45,6 +45,18 @@ def test_conversations_are_held_out_and_their_facts_out_of_view(engine: Any) -> 
             assert not any(turn.assistant in message["content"] for message in visible)
 
 
+def test_the_replies_to_what_is_told_can_be_the_models_own(engine: Any) -> None:
+    scripted, own = (converse(Reader(engine), FOUR, 7, own=one) for one in (False, True))
+    assert [m for m in own.told if m["role"] == "user"] == [
+        m for m in scripted.told if m["role"] == "user"
+    ]
+    assert own.questions == scripted.questions
+    *_, last = engine.generate(None, [own.told[0]])
+    assert last.message["content"] == own.told[1]["content"]
+    *_, last = engine.generate(engine.read(None, own.told[:4]), own.told[:5])
+    assert last.message["content"] == own.told[5]["content"]
+
+
 def test_facts_are_answered_from_the_memory(result: Any) -> None:
     one, four = result.row(ONE.name), result.row(FOUR.name)
     assert (one.answers, one.episodes, one.detail["facts"]) == (20, 20, 1)

@@ -1,8 +1,9 @@
 """Recall: facts of held-out conversations, asked after they have left the window.
 
-Each conversation is read by the real engine with its window (the assistant's side is the world's
-own text, not generated), until every fact is out of view. Then each fact is asked on a fork of its
-own, and the greedy answer must be, to the letter, the sentence that states the fact.
+Each conversation is read by the real engine with its window, until every fact is out of view. The
+assistant's side is the world's own text, or what the model itself replies (`own`): then it must
+have understood what it was told, too. Then each fact is asked on a fork of its own, and the greedy
+answer must be, to the letter, the sentence that states the fact.
 """
 
 from __future__ import annotations
@@ -12,9 +13,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deltamem_agents.errors import ConfigError
-from deltamem_agents.evaluation.frame import Episode, Held, Question, Reply, Scores, Task
+from deltamem_agents.evaluation.frame import (
+    Episode,
+    Held,
+    Message,
+    Question,
+    Reply,
+    Scores,
+    Task,
+)
 from deltamem_agents.evaluation.metrics import says
 from deltamem_agents.evaluation.subjects import CONTROLS, Reader
+from deltamem_agents.runtime.answer import Final
 from deltamem_agents.runtime.engine import Engine
 from deltamem_agents.training.subjects import Subject
 from deltamem_agents.training.values import Values
@@ -93,6 +103,7 @@ class Recall(Task):
         settings: what is told.
         count: conversations of each.
         seed: the same seed gives the same conversations.
+        own: whether the replies to what is told are the model's.
     """
 
     name, max_tokens = "recall", 48
@@ -105,15 +116,17 @@ class Recall(Task):
         *,
         count: int = 200,
         seed: int = 0,
+        own: bool = False,
     ) -> None:
         self.reader, self.settings = reader, tuple(settings)
-        self.count, self.seed = count, seed
+        self.count, self.seed, self.own = count, seed, own
 
     def draw(self) -> list[Episode]:
         """`count` conversations of each setting."""
         return [
-            converse(self.reader, setting, 1_000_000 * (self.seed + 1) + 10_000 * place + number)
+            converse(self.reader, setting, start + number, own=self.own)
             for place, setting in enumerate(self.settings)
+            for start in (1_000_000 * (self.seed + 1) + 10_000 * place,)
             for number in range(self.count)
         ]
 
@@ -137,6 +150,7 @@ class Recall(Task):
         near = [one for one in about if not one["talk"]] or about
         return {
             "seed": self.seed,
+            "own_replies": self.own,
             "settings": [setting.name for setting in self.settings],
             "count": self.count,
             "distance": _range(one["distance"] for one in near),
@@ -145,8 +159,14 @@ class Recall(Task):
         }
 
 
-def converse(reader: Reader, setting: Setting, seed: int) -> Episode:
+def converse(reader: Reader, setting: Setting, seed: int, *, own: bool = False) -> Episode:
     """Draw a held-out conversation, long enough for its facts to leave the window; read it.
+
+    Args:
+        reader: see `Recall`.
+        setting: what is told.
+        seed: of the conversation.
+        own: see `Recall`.
 
     Returns:
         The episode; its `about` has "gone", the messages out of view, "distance", the tokens
@@ -161,7 +181,9 @@ def converse(reader: Reader, setting: Setting, seed: int) -> Episode:
     while after < max(engine.context_window, setting.talk):
         turns.append(world.chat())
         after += _tokens(engine, turns[-1].messages())
-    messages = [message for turn in turns for message in turn.messages()]
+    messages: list[Message] = [message for turn in turns for message in turn.messages()]
+    if own:
+        messages = _replied(engine, [turn.user for turn in turns])
     questions = [
         _asked(setting, world.question(about, value), setting.name, _before(turns, about, value))
         for about, value in truth.items()
@@ -179,6 +201,19 @@ def converse(reader: Reader, setting: Setting, seed: int) -> Episode:
     return replace(episode, about={"distance": distance, "gone": gone, "talk": setting.talk})
 
 
+def _replied(engine: Engine, said: Sequence[str]) -> list[Message]:
+    """What the user says, with the model's own replies."""
+    messages: list[Message] = []
+    memory = None
+    for text in said:
+        messages.append({"role": "user", "content": text})
+        *_, last = engine.generate(memory, messages)
+        assert isinstance(last, Final)
+        memory = last.state
+        messages.append(last.message)
+    return messages
+
+
 def _before(turns: Sequence[Turn], subject: Subject, value: str) -> list[str]:
     """What was told of a subject and holds no longer."""
     told = [pair for turn in turns for pair in zip(turn.subjects, turn.values, strict=False)]
@@ -193,7 +228,7 @@ def _asked(
     return Question(turn.user, (turn.assistant,), group, detail, row)
 
 
-def _tokens(engine: Engine, messages: Sequence[dict[str, str]]) -> int:
+def _tokens(engine: Engine, messages: Sequence[Message]) -> int:
     return engine.count_tokens(messages, generate=False) if messages else 0
 
 
