@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from deltamem_agents.checkpoint.engines import WRITE
-from deltamem_agents.checkpoint.failures import may_retry, translate
+from deltamem_agents.checkpoint.failures import is_lost, may_retry, translate
 from deltamem_agents.checkpoint.guard import check_key_on
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def read(shelf: Shelf, work: Callable[[Connection], T]) -> T:
 
     Raises:
         EncryptionError: the tenant's key is another one by now.
+        ConnectionLostError: the connection broke.
         StorageError: the database failed.
     """
     try:
@@ -38,7 +39,7 @@ def read(shelf: Shelf, work: Callable[[Connection], T]) -> T:
             _check(shelf, connection, hold=False)  # last: the key and what it seals change at once
             return result
     except DBAPIError as error:
-        raise translate(error, shelf.engine.dialect, lost=False) from error
+        raise _translated(error, shelf) from error
 
 
 def write(shelf: Shelf, work: Callable[[Connection], T]) -> T:
@@ -49,6 +50,7 @@ def write(shelf: Shelf, work: Callable[[Connection], T]) -> T:
 
     Raises:
         EncryptionError: the tenant's key is another one by now; nothing was kept.
+        ConnectionLostError: the connection broke; unless it was while committing, nothing was kept.
         StorageError: the database failed; nothing was kept.
     """
     engine = shelf.engine
@@ -65,9 +67,14 @@ def write(shelf: Shelf, work: Callable[[Connection], T]) -> T:
         except DBAPIError as error:
             again = isinstance(error, IntegrityError) or may_retry(error, shelf.family)
             if not again or attempt == ATTEMPTS - 1:
-                raise translate(error, engine.dialect, lost=False) from error
+                raise _translated(error, shelf) from error
             time.sleep(0.005 * 2**attempt * (0.5 + random.random()))
     raise AssertionError("unreachable")
+
+
+def _translated(error: DBAPIError, shelf: Shelf) -> BaseException:
+    dialect = shelf.engine.dialect
+    return translate(error, dialect, lost=is_lost(error, dialect, None))
 
 
 def _check(shelf: Shelf, connection: Connection, *, hold: bool = True) -> None:
