@@ -69,16 +69,10 @@ FURTHER = (
         foresee=1.0, alike=0.5, hold=0.5, instructed=0.5, unknown=0.4, updates=0.25, decline=3.0,
         thorough=True, twins=True,
     ),
-    # What is told in words that nobody has heard is understood by its value.
-    StageConfig(
-        name="hearing", steps=480, matrices=0.008, vectors=3e-3, gates=6e-3, level=4,
-        plain_level=5, memory_share=0.5, drills=0.3, foresee=0.7, alike=0.5, hold=0.5,
-        instructed=0.45, unknown=0.4, updates=0.25, decline=3.0, thorough=True, strange=0.35,
-    ),
     StageConfig(
         name="settling", steps=280, matrices=0.008, memory_share=1.0, train_backbone=False,
         warm_up=20, level=4, foresee=0.5, alike=0.5, instructed=0.2, unknown=0.5, updates=0.25,
-        decline=6.0, thorough=True, hold=0.4, strange=0.25,
+        decline=6.0, thorough=True, hold=0.4,
     ),
 )  # fmt: skip
 
@@ -122,8 +116,8 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
         seed = 1000 * (recipe.seed + 1) + number
         with_memory, plain = (
             Curriculum(
-                World(drawn, strange=config.strange), tokeniser, tokens=config.tokens,
-                promote=mark, level=level, alike=config.alike, instructed=config.instructed,
+                World(drawn), tokeniser, tokens=config.tokens, promote=mark, level=level,
+                alike=config.alike, instructed=config.instructed,
                 unknown=config.unknown, updates=config.updates, thorough=config.thorough,
             )
             for drawn, mark, level in (

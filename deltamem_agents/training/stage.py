@@ -52,7 +52,6 @@ class StageConfig:
         updates: the chance that a told subject is changed later.
         decline: weight of the decision to decline.
         thorough: see `Instructor`.
-        strange: see `World`.
         twins: whether the stage begins with `twins.share_twins`.
     """
 
@@ -78,7 +77,6 @@ class StageConfig:
     drills: float = 0.0
     foresee: float = 0.0
     thorough: bool = False
-    strange: float = 0.0
     twins: bool = False
 
 

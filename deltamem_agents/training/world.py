@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from deltamem_agents.training import unheard
 from deltamem_agents.training.phrasing import Phraser
 from deltamem_agents.training.subjects import (
     INVENTED_KINDS,
@@ -68,14 +67,11 @@ class World:
         seed: the same seed gives the same conversations.
         split: "train" draws allowed triples and phrasings, "test" held-out ones only.
         values: closed lists of words ("known"), values made up on the spot ("invented"), or both.
-        strange: share of the statements that any words could tell, and do; see `unheard`.
     """
 
-    def __init__(
-        self, seed: int, split: Split = "train", values: Values = "all", *, strange: float = 0.0
-    ) -> None:
+    def __init__(self, seed: int, split: Split = "train", values: Values = "all") -> None:
         self.random = random.Random(seed)
-        self.split, self.values, self.strange = split, values, strange
+        self.split, self.values = split, values
         self.words = lexicon()
         self.phraser = Phraser(self.random)
         free = _FREE if (split, values) == ("train", "all") else 0.0
@@ -156,9 +152,6 @@ class World:
         return self._fill(pattern, subject, None)
 
     def _statement(self, subject: Subject, value: str, update: bool) -> str:
-        strange = self.strange and not update and unheard.is_plain(subject, value)
-        if strange and self.random.random() < self.strange:
-            return unheard.statement(self.random, subject, value)
         if self._phrased():
             phrase = self.phraser.update if update else self.phraser.statement
             return phrase(subject, value)
