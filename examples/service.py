@@ -35,7 +35,7 @@ async def lifespan(app):
 
 
 app = FastAPI(lifespan=lifespan)
-app.state.database = os.environ.get("DATABASE_URL", "sqlite:///service.db")
+app.state.database = os.environ.get("DATABASE_URL") or "sqlite:///service.db"
 turns = defaultdict(asyncio.Lock)  # a user's messages are answered one after another
 
 
@@ -107,5 +107,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     with TemporaryDirectory() as folder:
-        app.state.database = os.environ.get("DATABASE_URL", f"sqlite:///{folder}/service.db")
+        app.state.database = os.environ.get("DATABASE_URL") or f"sqlite:///{folder}/service.db"
         asyncio.run(main())

@@ -59,8 +59,12 @@ def parse(source: str | URL | Path) -> URL:
     """A URL from what the user wrote; a plain path means a SQLite file.
 
     Raises:
-        ConfigError: no such database.
+        ConfigError: no such database, or none is named.
     """
+    if isinstance(source, str) and not source.strip():
+        raise ConfigError(
+            "a database is named", got=source, remedy='":memory:" is one that nothing outlives.'
+        )
     if isinstance(source, Path) or (isinstance(source, str) and "://" not in source):
         text = str(source)
         return URL.create("sqlite", database=None if text == ":memory:" else text)
@@ -77,6 +81,12 @@ def parse(source: str | URL | Path) -> URL:
             "the database is SQLite, PostgreSQL, MariaDB or MySQL",
             got=url.get_backend_name(),
             remedy='Use one of these; "sqlite:///agent.db" needs no server.',
+        )
+    if url.get_backend_name() != "sqlite" and not (url.database or url.query):
+        raise ConfigError(
+            "a server's URL names one of its databases",
+            got=url.render_as_string(),
+            remedy='Write its name at the end: "/agents".',
         )
     return url
 

@@ -93,7 +93,7 @@ def check_rules(keep_last: int | None, max_age: timedelta | float | None) -> int
     if max_age is None:
         return None
     seconds = max_age.total_seconds() if isinstance(max_age, timedelta) else max_age
-    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
         raise ConfigError(
             "max_age is a time span, 0 or more",
             got=max_age,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from sqlalchemy import Connection, Engine
 
@@ -18,6 +18,7 @@ from deltamem_agents.router.transactions import read
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Saver(Protocol):
     """What the store needs of a saver; `SQLAlchemySaver` also has a key and names of tables."""
 

@@ -55,6 +55,12 @@ class HybridRouter(Runnable[Question, Decision]):
             raise ConfigError("k is at least 1", got=k, remedy="Pass 1 or more.")
         if isinstance(store, BaseRetriever | VectorStore):
             store = RetrieverStore(store)
+        if not isinstance(store, FactStore | RetrieverStore):
+            raise ConfigError(
+                "a router looks facts up in a store",
+                got=store,
+                remedy="Pass a FactStore, or a retriever or vector store of yours.",
+            )
         self.store: FactStore | RetrieverStore = store
         self.k, self.classifier, self.says_absent = k, classifier, says_absent
 

@@ -12,5 +12,5 @@ from deltamem_agents import SQLAlchemySaver
 @asynccontextmanager
 async def create_checkpointer() -> AsyncIterator[SQLAlchemySaver]:
     """One saver for the server's life; any database that SQLAlchemySaver takes."""
-    async with SQLAlchemySaver(os.environ.get("DATABASE_URL", "sqlite:///agent.db")) as saver:
+    async with SQLAlchemySaver(os.environ.get("DATABASE_URL") or "sqlite:///agent.db") as saver:
         yield saver

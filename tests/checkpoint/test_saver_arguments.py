@@ -112,3 +112,25 @@ async def test_a_value_larger_than_the_servers_packet(database: Callable[..., st
         assert found is not None
         assert found.config == place
         assert not found.pending_writes
+
+
+@pytest.mark.parametrize(
+    ("source", "rule"),
+    [
+        ("", "a database is named"),
+        ("  ", "a database is named"),
+        ("mariadb+pymysql://root@127.0.0.1/", "names one of its databases"),
+        ("postgresql+psycopg://root:secret@127.0.0.1", "names one of its databases"),
+    ],
+)
+def test_a_database_has_a_name(source: str, rule: str) -> None:
+    """Nothing would be kept of the first, and of the last two somebody else's could be used."""
+    with pytest.raises(ConfigError, match=rule) as raised:
+        SQLAlchemySaver(source)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("age", [True, "90", -1.0])
+def test_an_age_is_a_time_span(age: Any) -> None:
+    with SQLAlchemySaver(":memory:") as saver, pytest.raises(ConfigError, match="a time span"):
+        saver.retain(max_age=age, dry_run=True)
