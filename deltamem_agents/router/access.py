@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 from deltamem_agents.checkpoint import SQLAlchemySaver
 from deltamem_agents.checkpoint.context import Context
 from deltamem_agents.checkpoint.fact_tables import FactTables, fact_tables
-from deltamem_agents.errors import EncryptionError
+from deltamem_agents.errors import ConfigError, EncryptionError
 from deltamem_agents.router.shelf import Shelf
 from deltamem_agents.router.transactions import read
 
@@ -42,6 +42,9 @@ class Access:
         saver: whose database and key it is.
         clock: seconds since 1970, UTC.
         tables: of the installation.
+
+    Raises:
+        ConfigError: there is no saver.
     """
 
     saver: Saver
@@ -49,6 +52,12 @@ class Access:
     tables: FactTables = field(init=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.saver, Saver):
+            raise ConfigError(
+                "facts are kept by a saver",
+                got=self.saver,
+                remedy="Pass an opened SQLAlchemySaver: FactStore(saver).",
+            )
         context = self._context()
         names = () if context is None else (context.tables.schema, context.tables.prefix)
         object.__setattr__(self, "tables", fact_tables(*names))

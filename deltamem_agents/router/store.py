@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect
 
 from deltamem_agents.checkpoint.fact_schema import make_fact_schema
 from deltamem_agents.checkpoint.migrations import lock
-from deltamem_agents.errors import ConfigError, FactStoreError
+from deltamem_agents.errors import FactStoreError
 from deltamem_agents.router.access import Access, Saver
 from deltamem_agents.router.by_model import Extractor
 from deltamem_agents.router.facts import Fact, ForgetReport, Hit, Scope
@@ -61,20 +61,8 @@ class FactStore:
         extractor: Extractor | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not isinstance(saver, Saver):
-            raise ConfigError(
-                "facts are kept by a saver",
-                got=saver,
-                remedy="Pass an opened SQLAlchemySaver: FactStore(saver).",
-            )
-        if not isinstance(embeddings, Embeddings | None):
-            raise ConfigError(
-                "embeddings are LangChain's",
-                got=embeddings,
-                remedy="Pass an Embeddings, such as router.embed.MiniLM(), or none.",
-            )
-        self.engine, self.tenant = saver.engine, saver.tenant
         self.access = Access(saver, clock)
+        self.engine, self.tenant = saver.engine, saver.tenant
         self.listener = Listener(keep_secrets, read_assistant, extractor)
         self.vectors = None if embeddings is None else VectorIndex(embeddings)
         self.access.run(lambda shelf: write(shelf, lambda c: self._prepare(c, shelf)))

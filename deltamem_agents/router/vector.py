@@ -43,6 +43,12 @@ class VectorIndex:
     """
 
     def __init__(self, embeddings: Embeddings) -> None:
+        if not isinstance(embeddings, Embeddings):
+            raise ConfigError(
+                "embeddings are LangChain's",
+                got=embeddings,
+                remedy="Pass an Embeddings, such as router.embed.MiniLM(), or none.",
+            )
         self.embeddings = embeddings
         self.name = embedder_name(embeddings)
         self._lock = Lock()
