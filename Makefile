@@ -47,8 +47,8 @@ long: $(READY)  ## the long forms of the shortened tests
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-train-builtin: $(READY)  ## make the built-in model again from its seed (about eighty minutes on a busy core)
-	$(BIN)/python -m deltamem_agents.training.builtin
+train-builtin: $(READY)  ## make the built-in model again from its seed (about an hour on a core)
+	$(BIN)/python -m deltamem_agents.training.builtin --seed 1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deltamem_agents.training.instructions import Instruction, Instructor
+from deltamem_agents.training.instructions import Instruction, Instructor, Tool
 from deltamem_agents.training.rows import Rows, Tokeniser
 from deltamem_agents.training.subjects import Subject
 from deltamem_agents.training.world import Turn, World
@@ -83,7 +83,9 @@ class Curriculum:
         self.promote, self.level, self.patience = promote, level, patience
         self.alike, self.instructed = alike, instructed
         self.unknown, self.updates = unknown, updates
-        self.instructor = Instructor(world.random, world.split, thorough=thorough)
+        self.instructor = Instructor(
+            world.random, world.split, thorough=thorough, unheard=world.unheard
+        )
         self.since = 0
         self.accuracy = 0.0
 
@@ -107,7 +109,7 @@ class Curriculum:
     def _tasks(self) -> list[Turn | Instruction]:
         random, world = self.world.random, self.world
         # Prompts that list tools are long, so few of them do.
-        instruction = self.instructor.instruction(random.choice((0, 0, 0, 0, 0, 0, 1, 2)))
+        instruction = self.instructor.instruction(random.choice((0, 0, 0, 0, 0, 1, 1, 2)))
         turns: list[Turn | Instruction] = [instruction]
         for _ in range(random.randint(1, 2)):
             told = [(s, world.value(s)) for s in world.draw_subjects(random.choice((1, 1, 2)))]
@@ -118,11 +120,14 @@ class Curriculum:
     def _asked(self, instruction: Instruction, told: Sequence[tuple[Subject, str]]) -> Turn:
         random, world = self.world.random, self.world
         if instruction.tools and random.random() < 0.65:
-            return self.instructor.turn(random.choice(instruction.tools))
+            return self._requested(instruction, random.choice(instruction.tools))
         question = world.question(*random.choice(told))
         if random.random() < 0.5:
             question = world.question(world.unknown([s for s, _ in told]), None)
         return instruction.obeyed(question)
+
+    def _requested(self, instruction: Instruction, tool: Tool) -> Turn:
+        return self.instructor.turn(tool, alone=len(instruction.tools) == 1)
 
     def _drawn(
         self, draw: Callable[[], list[Turn | Instruction]]
@@ -156,7 +161,7 @@ class Curriculum:
             return [*turns, *asking]
         instruction = self.instructor.instruction(random.choice((0, 0, 1, 2)))
         for tool in instruction.tools[:1] * random.choice((1, 2)):
-            asking.insert(random.randint(0, len(asking)), self.instructor.turn(tool))
+            asking.insert(random.randint(0, len(asking)), self._requested(instruction, tool))
         return [instruction, *turns, *map(instruction.obeyed, asking)]
 
     def report(self, accuracy: float | None) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 
 from deltamem_agents.training.phrasing import phrasings
 from deltamem_agents.training.subjects import capital, lexicon
+from deltamem_agents.training.unheard import Unheard
 from deltamem_agents.training.world import Split, Turn
 
 UNSEEN = 4
@@ -178,12 +179,15 @@ class Instructor:
         chooser: the generator of the conversation's world.
         split: "test" draws what training never has.
         thorough: made-up tools take values of every kind, and prompts are `weighed`.
+        unheard: chooses the words of a request that are to be taken for words never heard.
     """
 
     def __init__(
-        self, chooser: random.Random, split: Split = "train", *, thorough: bool = False
-    ) -> None:
+        self, chooser: random.Random, split: Split = "train", *, thorough: bool = False,
+        unheard: Unheard | None = None,
+    ) -> None:  # fmt: skip
         self.random, self.split, self.thorough = chooser, split, thorough
+        self.unheard = unheard or Unheard(chooser, 0.0)
 
     def instruction(self, most: int) -> Instruction:
         """A prompt with a refusal, with tools (1 to `most`), with both, or with neither."""
@@ -224,18 +228,25 @@ class Instructor:
         does = f"{choose(words['does'])} {choose(nouns)}."
         return Tool(name, does, choose(words["parameters"]), kind, "{n}", tuple(words["called"]))
 
-    def turn(self, tool: Tool) -> ToolTurn:
-        """Somebody asks for what the tool gives."""
+    def turn(self, tool: Tool, *, alone: bool = False) -> ToolTurn:
+        """Somebody asks for what the tool gives; in any words, if it is clear all the same.
+
+        It is where the tool is named, or listed alone in the prompt; but for a service's status: a
+        question about a service could be one about its facts.
+        """
         value = self._value(tool)
         asked = tool.asked[-1:] if self.split == "test" else tool.asked[:-1] + _also(tool)
         text = self.random.choice(asked).format(v=value, f=tool.name) + self.random.choice("?.")
+        unheard: tuple[str, ...] = ()
+        if tool.name in text or (alone and tool.kind != "service"):
+            text, unheard = self.unheard.asked(text, (value, tool.name))
         result = tool.result.format(
             n=self.random.randint(2, 99), m=self.random.randint(10, 59),
             w=self.random.choice(lexicon()["instructions"]["states"]),
         )  # fmt: skip
         argument = int(value) if tool.kind == "integer" else value
         return ToolTurn(
-            capital(text), capital(result) + ".", "tool", (value,),
+            capital(text), capital(result) + ".", "tool", (value,), (), unheard,
             call=call(tool.name, {tool.parameter: argument}), result=result,
         )  # fmt: skip
 

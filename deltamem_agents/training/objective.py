@@ -64,6 +64,7 @@ def run_batch(
     memory: bool,
     share: float = 1.0,
     foresee: float = 0.0,
+    strangers: Tensor | None = None,
 ) -> Outcome:
     """Run a batch of whole conversations and score the next token everywhere it counts.
 
@@ -76,8 +77,9 @@ def run_batch(
         foresee: weight of what is to be foreseen before a reply (`Rows.foreseen`). Nothing else is
             to be said at those tokens, the template's; and what they foresee, the first word of
             the reply can be chosen by.
+        strangers: tokens that training seldom or never uses, [N]; see `embedded`.
     """
-    hidden, records = forward(model, rows, memory=memory)
+    hidden, records = forward(model, rows, memory=memory, strangers=strangers)
     targets, kinds = rows.ids[:, 1:], rows.kinds[:, 1:]
     scored = kinds >= Kind.REPLY
     if share > 0 and weights.user > 0:
@@ -105,7 +107,9 @@ def run_batch(
     return Outcome(loss, idle, figures)
 
 
-def forward(model: Any, rows: Rows, *, memory: bool) -> tuple[Tensor, Sequence[WriteRecord]]:
+def forward(
+    model: Any, rows: Rows, *, memory: bool, strangers: Tensor | None = None
+) -> tuple[Tensor, Sequence[WriteRecord]]:
     """Hidden states [B, T, d] of a batch, and the gates of each layer with their gradient.
 
     An adapter that writes by message has gates for messages, not for tokens: there are none then.
@@ -117,7 +121,7 @@ def forward(model: Any, rows: Rows, *, memory: bool) -> tuple[Tensor, Sequence[W
     cache = MemoryCache(model, keep_kv=False) if memory else None
     extra = {"delta_mem": MemoryCall(write=rows.real, record=True)} if memory else {}
     output = model.model(
-        input_ids=rows.ids,
+        inputs_embeds=embedded(model, rows, strangers),
         attention_mask=rows.attention_mask(),
         position_ids=rows.positions,
         past_key_values=cache,
@@ -125,6 +129,21 @@ def forward(model: Any, rows: Rows, *, memory: bool) -> tuple[Tensor, Sequence[W
         **extra,
     )
     return output.last_hidden_state, cache.records if cache is not None else ()
+
+
+def embedded(model: Any, rows: Rows, strangers: Tensor | None) -> Tensor:
+    """The tokens' vectors [B, T, d]; a word never heard has one drawn anew each time.
+
+    It is drawn like the vectors of tokens that training seldom or never uses (normal, each
+    coordinate with their mean and deviation), for a word that training has not met has such a one.
+    """
+    vectors: Tensor = model.model.embed_tokens(rows.ids)
+    if strangers is None or not bool(rows.unheard.any()):
+        return vectors
+    with torch.no_grad():
+        unused = model.model.embed_tokens.weight[strangers]
+        drawn = torch.randn_like(vectors) * unused.std(0) + unused.mean(0)
+    return torch.where(rows.unheard[..., None], drawn, vectors)
 
 
 def write_strength(records: Sequence[WriteRecord], rows: Rows) -> tuple[Tensor, Tensor]:

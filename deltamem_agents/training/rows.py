@@ -50,6 +50,7 @@ class Rows:
         turns: how many turns a block has, long [B].
         foreseen: what the four template tokens between a question and its reply may be trained to
             foresee, -1 elsewhere, long [B, T]: the subject, and what is known of it.
+        unheard: bool[B, T], the user's words that the model is to take for words it never heard.
     """
 
     ids: Tensor
@@ -58,6 +59,7 @@ class Rows:
     positions: Tensor
     turns: Tensor
     foreseen: Tensor
+    unheard: Tensor
 
     @property
     def real(self) -> Tensor:
@@ -137,6 +139,17 @@ class Tokeniser:
         found[reply - 2 : reply + 2] = [subject, subject, known, known]
         return found
 
+    def _unheard(self, turn: Turn | Instruction, ids: list[int]) -> list[int]:
+        """1 for each token of the user's words that were never heard, 0 for the others."""
+        marks = [0] * len(ids)
+        if isinstance(turn, Instruction) or not turn.unheard:
+            return marks
+        user = ids[: ids.index(ids[0], 1)]  # the reply begins with the same token
+        for word in turn.unheard:
+            for form in (self._ids(f" {word}"), self._ids(word)):
+                _mark(marks, user, form, 1)
+        return marks
+
     def rows(
         self, conversations: Sequence[Sequence[Turn | Instruction]], block: Sequence[int]
     ) -> Rows:
@@ -150,7 +163,7 @@ class Tokeniser:
         """
         lines: list[tuple[list[int], ...]] = []
         for turns, size in zip(conversations, block, strict=True):
-            line: tuple[list[int], ...] = ([], [], [], [], [])
+            line: tuple[list[int], ...] = ([], [], [], [], [], [])
             pinned = 0
             number, start, left = PINNED, 0, 0
             for turn in turns:
@@ -164,18 +177,19 @@ class Tokeniser:
                 line[2].extend([number] * len(own))
                 line[3].extend(range(start, start + len(own)))
                 line[4].extend(self._foreseen(turn, own))
+                line[5].extend(self._unheard(turn, own))
                 start, left = start + len(own), left - (number > PINNED)
             lines.append(line)
         width = max(len(line[0]) for line in lines)
-        padding = (0, int(Kind.PADDING), -1, 0, -1)
-        ids, kinds, blocks, positions, foreseen = (
+        padding = (0, int(Kind.PADDING), -1, 0, -1, 0)
+        ids, kinds, blocks, positions, foreseen, unheard = (
             torch.tensor([line[i] + [pad] * (width - len(line[i])) for line in lines])
             for i, pad in enumerate(padding)
         )
-        return Rows(ids, kinds, blocks, positions, torch.tensor(block), foreseen)
+        return Rows(ids, kinds, blocks, positions, torch.tensor(block), foreseen, unheard > 0)
 
 
-def _mark(kinds: list[int], ids: list[int], form: list[int], kind: Kind) -> None:
+def _mark(kinds: list[int], ids: list[int], form: list[int], kind: int) -> None:
     """Give every occurrence of a token sequence a kind."""
     for start in range(len(ids) - len(form) + 1):
         if ids[start : start + len(form)] == form:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deltamem_agents.errors import FileFormatError
@@ -53,6 +53,7 @@ class StageConfig:
         decline: weight of the decision to decline.
         thorough: see `Instructor`.
         twins: whether the stage begins with `twins.share_twins`.
+        unheard: see `World`.
     """
 
     name: str
@@ -78,6 +79,7 @@ class StageConfig:
     foresee: float = 0.0
     thorough: bool = False
     twins: bool = False
+    unheard: float = 0.0
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], ...]:
@@ -136,6 +138,7 @@ class Stage:
         plain: draws the batches that train the backbone alone.
         folder: where the snapshot and the log (one JSON object a line) go.
         seed: decides which batches run with memory.
+        strangers: see `run_batch`.
     """
 
     def __init__(
@@ -146,7 +149,9 @@ class Stage:
         plain: Curriculum,
         folder: Path,
         seed: int,
+        strangers: Tensor | None = None,
     ) -> None:
+        self.strangers = strangers
         self.model, self.config, self.folder = model, config, folder
         self.with_memory, self.plain = with_memory, plain
         for name, parameter in model.named_parameters():
@@ -201,8 +206,9 @@ class Stage:
         share = 0.15 if config.train_backbone else 0.0
         with torch.autocast("cpu", torch.bfloat16):
             outcome = run_batch(
-                self.model, rows, self.weights, memory=memory, share=share, foresee=config.foresee
-            )
+                self.model, rows, self.weights, memory=memory, share=share, foresee=config.foresee,
+                strangers=self.strangers,
+            )  # fmt: skip
         loss = outcome.loss
         if outcome.idle_write is not None:
             loss = loss + config.penalty * outcome.idle_write

@@ -16,7 +16,7 @@ from deltamem_agents.training.phrasing import phrasings
 from deltamem_agents.training.subjects import capital, lexicon, subjects
 from deltamem_agents.training.world import World
 
-VOCABULARY = 7300
+VOCABULARY = 8200
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>",
     "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>",

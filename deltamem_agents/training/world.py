@@ -28,6 +28,7 @@ from deltamem_agents.training.subjects import (
     sentence,
     subjects,
 )
+from deltamem_agents.training.unheard import Unheard
 from deltamem_agents.training.values import Drawn, Values
 
 Split = Literal["train", "test"]
@@ -44,6 +45,7 @@ class Turn:
         kind: "fact", "update", "question", "unknown", "tool" or "chat"; "answer" is a question
             that could have been refused, "refusal" one that was.
         subjects: what the turn is about, in the order of the values.
+        unheard: words of the user that the model is to take for words it never heard.
     """
 
     user: str
@@ -51,6 +53,7 @@ class Turn:
     kind: str
     values: tuple[str, ...] = ()
     subjects: tuple[Subject, ...] = ()
+    unheard: tuple[str, ...] = ()
 
     def messages(self) -> list[dict[str, str]]:
         """The turn as chat messages."""
@@ -67,11 +70,16 @@ class World:
         seed: the same seed gives the same conversations.
         split: "train" draws allowed triples and phrasings, "test" held-out ones only.
         values: closed lists of words ("known"), values made up on the spot ("invented"), or both.
+        unheard: the chance that what is told is told in words never heard, where the values alone
+            say what is meant; see `Unheard`.
     """
 
-    def __init__(self, seed: int, split: Split = "train", values: Values = "all") -> None:
+    def __init__(
+        self, seed: int, split: Split = "train", values: Values = "all", *, unheard: float = 0.0
+    ) -> None:
         self.random = random.Random(seed)
         self.split, self.values = split, values
+        self.unheard = Unheard(self.random, unheard)
         self.words = lexicon()
         self.phraser = Phraser(self.random)
         free = _FREE if (split, values) == ("train", "all") else 0.0
@@ -101,20 +109,24 @@ class World:
 
     def fact(self, subject: Subject, value: str, *, update: bool = False) -> Turn:
         """The user tells a value; the assistant confirms it."""
-        text = self._statement(subject, value, update)
+        text, unheard = self.unheard.told(
+            self._statement(subject, value, update), ((subject, value),)
+        )
         opening = self.random.choice(self.words["acknowledgements"])
         reply = f"{opening} {sentence(subject, value)}"
         kind = "update" if update else "fact"
-        return Turn(self._spoken(text) + ".", reply, kind, (value,), (subject,))
+        return Turn(self._spoken(text) + ".", reply, kind, (value,), (subject,), unheard)
 
     def facts(self, told: Sequence[tuple[Subject, str]]) -> Turn:
         """Several values told in one message."""
-        text = " and ".join(self._statement(s, v, False) for s, v in told)
+        text, unheard = self.unheard.told(
+            " and ".join(self._statement(s, v, False) for s, v in told), told
+        )
         reply = " ".join(
             [self.random.choice(self.words["acknowledgements"]), *(sentence(s, v) for s, v in told)]
         )
         about, values = zip(*told, strict=True)
-        return Turn(self._spoken(text) + ".", reply, "fact", values, about)
+        return Turn(self._spoken(text) + ".", reply, "fact", values, about, unheard)
 
     def question(self, subject: Subject, value: str | None) -> Turn:
         """The user asks; the assistant answers, or says that it was never told (value None)."""

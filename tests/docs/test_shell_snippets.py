@@ -35,7 +35,7 @@ NOT_RUN = {
     "deltamem eval ttl Test_Time_Learning.parquet": "a data set that is fetched",
     "deltamem eval hotpotqa": "a data set that is fetched",
     "deltamem eval ifeval": "a data set that is fetched",
-    "python -m deltamem_agents.training.builtin": "over an hour; tests/training trains",
+    "python -m deltamem_agents.training.builtin": "an hour; tests/training trains",
     "make demo": "minutes; tests/cli/test_demo.py runs it",
     "make lint": "minutes; `make test` runs it beside these tests",
     "make unit": "it runs these tests",
@@ -110,6 +110,7 @@ def test_a_command_that_a_sentence_names_is_one(page: Path) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A folder with a model, a database, logs and data sets, and what a line may name of them."""
     from deltamem_agents.testing import save_tiny
+    from deltamem_agents.training.builtin import STAGES
     from tests.training.test_formats import LOCOMO, TASKMASTER
 
     folder = tmp_path_factory.mktemp("shell")
@@ -119,8 +120,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "docs").mkdir()
     shutil.copy(DOCS / "plot_training.py", folder / "docs")
     (folder / "runs" / "builtin").mkdir(parents=True)
-    for stage in ("copying", "binding", "instructing", "memory"):
-        log = folder / "runs" / "builtin" / f"{stage}.jsonl"
+    for stage in STAGES:
+        log = folder / "runs" / "builtin" / f"{stage.name}.jsonl"
         log.write_text('{"step": 25, "memory loss": 8.0}\n{"step": 50, "memory loss": 4.0}\n')
     return {"folder": folder, **converse(folder / "agent.db")}
 

@@ -36,8 +36,11 @@ def make(tokeniser: Tokeniser, folder: Path, config: StageConfig = CONFIG) -> St
         intermediate=48,
     )  # fmt: skip
     attach(model, DeltaMemConfig(rank=4, heads=2, update="no_lambda"))
-    drawn = [Curriculum(World(seed), tokeniser, tokens=config.tokens) for seed in (1, 2)]
-    return Stage(model, config, *drawn, folder, seed=3)
+    drawn = [
+        Curriculum(World(seed, unheard=config.unheard), tokeniser, tokens=config.tokens)
+        for seed in (1, 2)
+    ]
+    return Stage(model, config, *drawn, folder, seed=3, strangers=torch.arange(2000, 2400))
 
 
 def weights(stage: Stage) -> dict[str, torch.Tensor]:
@@ -48,7 +51,8 @@ def test_a_killed_stage_goes_on_to_the_same_weights(
     tokeniser: Tokeniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage_module, "SNAPSHOT_EVERY", 3)
-    whole = make(tokeniser, tmp_path / "whole")
+    config = replace(CONFIG, unheard=0.9)
+    whole = make(tokeniser, tmp_path / "whole", config)
     whole.run()
 
     class Killed(BaseException):
@@ -59,8 +63,8 @@ def test_a_killed_stage_goes_on_to_the_same_weights(
             raise Killed
 
     with pytest.raises(Killed):
-        make(tokeniser, tmp_path / "parts").run(kill)
-    again = make(tokeniser, tmp_path / "parts")
+        make(tokeniser, tmp_path / "parts", config).run(kill)
+    again = make(tokeniser, tmp_path / "parts", config)
     seen: list[int] = []
     again.run(seen.append)
     assert seen == [4, 5, 6, 7, 8]
