@@ -106,7 +106,7 @@ def test_means_are_resampled_by_episode() -> None:
 
 def test_any_count_of_facts_can_be_asked_for() -> None:
     assert settings_of([]) == list(SETTINGS)
-    assert settings_of([5, 8]) == [Setting(8), Setting(5)]
+    assert settings_of([5, 8]) == [Setting(8, controls=True), Setting(5, controls=True)]
     assert {one.facts for one in settings_of([1, 4])} == {1, 4}
     with pytest.raises(ConfigError, match="got 0"):
         settings_of([0])

@@ -85,14 +85,17 @@ SETTINGS = (
 
 
 def settings_of(counts: Collection[int]) -> list[Setting]:
-    """The usual settings with so many facts, and a plain one for a count that is in none of them.
+    """The usual settings, or those with so many facts, and one for a count that is in none of them.
 
     Args:
-        counts: of facts; none for all the usual settings.
+        counts: of facts, whose controls are asked too; none for all the usual settings, where the
+            controls are asked in some.
     """
-    usual = [one for one in SETTINGS if not counts or one.facts in counts]
+    if not counts:
+        return list(SETTINGS)
+    usual = [replace(one, controls=True) for one in SETTINGS if one.facts in counts]
     others = set(counts) - {one.facts for one in usual}
-    return usual + [Setting(count) for count in sorted(others)]
+    return usual + [Setting(count, controls=True) for count in sorted(others)]
 
 
 class Recall(Task):
