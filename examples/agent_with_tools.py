@@ -1,8 +1,9 @@
 """An agent with tools: the model calls one, its result goes back, the model answers.
 
 Decoding follows the tools' schemas, so that even the small built-in model makes a valid call; but
-it has not learnt when to call, with which values, and what to say of a result. Here it is told to
-call; a larger model decides. What to look at is the order of things, not the words.
+it has only learnt tools of one parameter, and neither when to call such a one, with which values,
+nor what to say of a result. Here it is told to call; a larger model decides. What to look at is the
+order of things, not the words.
 
 Run: python examples/agent_with_tools.py
 """

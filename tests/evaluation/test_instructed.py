@@ -13,6 +13,7 @@ from deltamem_agents.evaluation.tasks.instructed import (
     REFUSED,
     evaluate_instructed,
 )
+from deltamem_agents.runtime.loading import load_engine
 from deltamem_agents.testing import tiny_engine
 from deltamem_agents.training.instructions import Instruction
 from deltamem_agents.training.world import World
@@ -62,3 +63,10 @@ def test_a_call_counts_by_name_and_arguments(monkeypatch: pytest.MonkeyPatch) ->
     )
     assert instructed._calls({"content": "Sorry."}) == []
     assert len(set(names)) > 3
+
+
+def test_the_built_in_model_obeys_more_often_than_not() -> None:
+    found = evaluate_instructed(load_engine(context_window=512), refusals=10, calls=20)
+    assert found[REFUSED].right >= 5
+    assert found[ANSWERED].right >= 7
+    assert found[CALLED].right >= 10

@@ -11,7 +11,8 @@ from deltamem_agents.evaluation.recall import evaluate
 from deltamem_agents.evaluation.subjects import Reader
 from deltamem_agents.evaluation.tasks.recall import UNKNOWN, Setting, converse
 from deltamem_agents.runtime.loading import load_engine
-from deltamem_agents.training.subjects import held_out
+from deltamem_agents.training.subjects import held_out, sentence
+from deltamem_agents.training.world import World
 
 ONE = Setting(1, controls=True, unknown=True)
 FOUR = Setting(4, controls=True)
@@ -55,6 +56,15 @@ def test_the_replies_to_what_is_told_can_be_the_models_own(engine: Any) -> None:
     assert last.message["content"] == own.told[1]["content"]
     *_, last = engine.generate(engine.read(None, own.told[:4]), own.told[:5])
     assert last.message["content"] == own.told[5]["content"]
+
+
+def test_what_is_told_in_held_out_wordings_is_repeated_right(engine: Any) -> None:
+    world, right = World(11, "test", "known"), 0
+    for subject in world.draw_subjects(60):
+        turn = world.fact(subject, world.value(subject))
+        *_, last = engine.generate(None, [{"role": "user", "content": turn.user}])
+        right += last.message["content"].endswith(sentence(subject, turn.values[0]))
+    assert right >= 54
 
 
 def test_facts_are_answered_from_the_memory(result: Any) -> None:
