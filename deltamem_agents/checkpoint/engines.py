@@ -15,6 +15,7 @@ An engine that was given is never disposed, and its pool is used as it is.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, AdaptedConnection, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool, StaticPool
@@ -41,6 +42,7 @@ PAGE_BYTES = 2048
 # file grow, which takes the disk twice as long as writing into it.
 WAL_PAGES = 2000
 PURGE_SECONDS = 2.0
+SWITCH_SECONDS = 0.005
 _SYNC = {
     "sqlite": "sqlite",
     "postgresql": "postgresql+psycopg",
@@ -207,7 +209,7 @@ def pragmas(connection: Any, synchronous: str, *, given: bool = False) -> None:
     try:
         if not given:
             cursor.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new file; others keep theirs
-            cursor.execute("PRAGMA journal_mode=WAL")
+            _switch_to_wal(connection, cursor)
             cursor.execute(f"PRAGMA synchronous={synchronous}")
             cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
         cursor.execute("PRAGMA secure_delete=ON")
@@ -216,6 +218,26 @@ def pragmas(connection: Any, synchronous: str, *, given: bool = False) -> None:
             raise
     finally:
         cursor.close()
+
+
+def _switch_to_wal(connection: Any, cursor: Any) -> None:
+    """As patient as any statement: SQLite's own patience ends where two switch a new file at once.
+
+    Each then holds a lock that the other needs, and SQLite refuses one of them without a wait.
+    """
+    cursor.execute("PRAGMA busy_timeout")
+    end = time.monotonic() + cursor.fetchone()[0] / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+        if isinstance(connection, AdaptedConnection):
+            connection.run_async(lambda _: asyncio.sleep(SWITCH_SECONDS))
+        else:
+            time.sleep(SWITCH_SECONDS)
 
 
 def truncate_log(engine: Engine, seconds: float = PURGE_SECONDS) -> bool:
