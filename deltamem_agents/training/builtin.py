@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from deltamem_agents.adapter import DeltaMemConfig, attach, detach, save_adapter
@@ -29,13 +29,13 @@ from deltamem_agents.training.curriculum import Curriculum
 from deltamem_agents.training.rows import Tokeniser
 from deltamem_agents.training.stage import Stage, StageConfig
 from deltamem_agents.training.tokenizer import build_tokenizer
-from deltamem_agents.training.twins import share_twins, twins
+from deltamem_agents.training.twins import begin_twins, twins
 from deltamem_agents.training.world import World
 
 MEMORY = DeltaMemConfig(rank=16, heads=4, alpha=16.0, update="no_lambda", init_width=64)
 STAGES = (
     # Copying a value into the confirming sentence comes first, on few facts ...
-    StageConfig(name="copying", steps=800, tokens=4000, hold=1.0, twins=True, unheard=0.2),
+    StageConfig(name="copying", steps=800, tokens=4000, hold=1.0, unheard=0.2),
     # ... then more of them, most of the same attribute ...
     StageConfig(
         name="binding", steps=1000, level=2, plain_level=3, alike=0.6, hold=0.7,
@@ -82,6 +82,8 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
     model = build_backbone(len(tokenizer))
     attach(model, recipe.memory)
     tokeniser = Tokeniser(ChatTemplate(tokenizer, "chatml"))
+    pairs = twins(tokenizer)
+    begin_twins(model.model.embed_tokens.weight, pairs)
     for number, config in enumerate(recipe.stages):
         seed = 1000 * (recipe.seed + 1) + number
         with_memory, plain = (
@@ -94,20 +96,19 @@ def train(recipe: Recipe, work: Path, output: Path) -> None:
                 (seed, config.promote, config.level), (seed + 500, 0.8, config.plain_level)
             )
         )  # fmt: skip
-        counts = _counts(tokeniser, seed + 900)
-        if config.twins:
-            share_twins(model.model.embed_tokens, twins(tokenizer), counts)
-        # Those of which a sample of 40,000 tokens has none.
-        unused = torch.tensor([token for token in range(len(tokenizer)) if not counts[token]])
-        Stage(model, config, with_memory, plain, work, seed, unused).run()
+        unused = _unused(tokeniser, len(tokenizer), pairs, seed + 900)
+        Stage(model, config, with_memory, plain, work, seed, unused, pairs).run()
     export(model, tokenizer, output)
 
 
-def _counts(tokeniser: Tokeniser, seed: int) -> Counter[int]:
-    """How often each token stands in a sample of conversations."""
+def _unused(tokeniser: Tokeniser, size: int, pairs: Tensor, seed: int) -> Tensor:
+    """Tokens that a sample of 40,000 tokens of conversation has neither itself nor as a twin."""
     sample = Curriculum(World(seed), tokeniser, tokens=40_000, level=3, instructed=0.4)
     rows = sample.batch(memory=True)
-    return Counter(rows.ids[rows.real].tolist())
+    used = torch.zeros(size, dtype=torch.bool)
+    used[rows.ids[rows.real]] = True
+    used[pairs] = used[pairs].any(1, keepdim=True)
+    return (~used).nonzero()[:, 0]
 
 
 def export(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:

@@ -39,7 +39,10 @@ def refusal(chooser: random.Random, *, unseen: bool = False) -> str:
     """
     words, more = lexicon()["instructions"], phrasings()["instructions"]
     if not unseen and chooser.random() < 0.5:
-        return capital(" ".join(chooser.choices(_words(), k=chooser.randint(2, 8)))) + "."
+        salad = chooser.choices(_words(), k=chooser.randint(2, 8))
+        if chooser.random() < 0.4:
+            salad[0] += ","  # as many an opening has
+        return capital(" ".join(salad)) + "."
     parts = (
         words[name][-UNSEEN:] if unseen else words[name][:-UNSEEN] + more[name]
         for name in ("openings", "bodies")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deltamem_agents.runtime.template import ChatTemplate
 from deltamem_agents.training.instructions import Instruction
-from deltamem_agents.training.subjects import lexicon, sentence
+from deltamem_agents.training.subjects import capital, lexicon, sentence
 from deltamem_agents.training.world import Turn
 
 PINNED = 0
@@ -146,8 +146,8 @@ class Tokeniser:
             return marks
         user = ids[: ids.index(ids[0], 1)]  # the reply begins with the same token
         for word in turn.unheard:
-            for form in (self._ids(f" {word}"), self._ids(word)):
-                _mark(marks, user, form, 1)
+            for form in (f" {word}", word, capital(word)):  # the first of a message has a capital
+                _mark(marks, user, self._ids(form), 1)
         return marks
 
     def rows(

@@ -19,6 +19,7 @@ from deltamem_agents.errors import FileFormatError
 from deltamem_agents.training.curriculum import LEVELS, Curriculum
 from deltamem_agents.training.objective import Weights, run_batch
 from deltamem_agents.training.snapshots import load_snapshot, save_snapshot
+from deltamem_agents.training.twins import hold_twins
 
 SNAPSHOT_EVERY = 100
 
@@ -52,7 +53,6 @@ class StageConfig:
         updates: the chance that a told subject is changed later.
         decline: weight of the decision to decline.
         thorough: see `Instructor`.
-        twins: whether the stage begins with `twins.share_twins`.
         unheard: see `World`.
     """
 
@@ -78,7 +78,6 @@ class StageConfig:
     drills: float = 0.0
     foresee: float = 0.0
     thorough: bool = False
-    twins: bool = False
     unheard: float = 0.0
 
 
@@ -139,6 +138,7 @@ class Stage:
         folder: where the snapshot and the log (one JSON object a line) go.
         seed: decides which batches run with memory.
         strangers: see `run_batch`.
+        pairs: of tokens whose vectors are held together; see `twins.hold_twins`.
     """
 
     def __init__(
@@ -150,8 +150,9 @@ class Stage:
         folder: Path,
         seed: int,
         strangers: Tensor | None = None,
+        pairs: Tensor | None = None,
     ) -> None:
-        self.strangers = strangers
+        self.strangers, self.pairs = strangers, pairs
         self.model, self.config, self.folder = model, config, folder
         self.with_memory, self.plain = with_memory, plain
         for name, parameter in model.named_parameters():
@@ -213,16 +214,25 @@ class Stage:
         if outcome.idle_write is not None:
             loss = loss + config.penalty * outcome.idle_write
         loss.backward()  # type: ignore[no-untyped-call]
-        _, vectors, gates = parameter_groups(self.model)
-        torch.nn.utils.clip_grad_norm_([*vectors, *gates], 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self._update()
         prefix = "memory" if memory else "drill" if drill else "plain"
         figures = {f"{prefix} {k}": v for k, v in outcome.figures.items()}
         self._average(figures | {f"{prefix} loss": outcome.loss.item()})
         if not drill and curriculum.report(outcome.figures.get("answer")):
             self._log(0.0)
+
+    def _update(self) -> None:
+        model: Any = self.model
+        table = model.get_input_embeddings().weight
+        if self.pairs is not None and table.grad is not None:
+            hold_twins(table.grad, self.pairs)
+        _, vectors, gates = parameter_groups(self.model)
+        torch.nn.utils.clip_grad_norm_([*vectors, *gates], 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.pairs is not None and table.requires_grad:
+            hold_twins(table, self.pairs)  # AdamW steps coordinate by coordinate: apart a little
 
     def _average(self, figures: dict[str, float]) -> None:
         for name, value in figures.items():

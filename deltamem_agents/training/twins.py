@@ -2,64 +2,58 @@
 
 The tokenizer has two tokens for most words. What is copied often changes from one to the other: a
 sentence that a system prompt gives after "say: " begins a reply, and a value that stood after a
-space becomes a quoted argument. Trained from noise, the two vectors of a word have nothing in
-common, and each word's change has to be learnt on its own. With one vector for both and one offset,
-the same for all words, what is learnt of some words holds for all.
+space becomes a quoted argument. Trained each by itself, the two vectors of a word have nothing in
+common, and each word's change has to be learnt on its own. Held together, they differ by one offset
+that is the same for all words, and what is learnt of some words holds for all.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 SPACE = "Ġ"  # how a byte-level vocabulary writes a leading space
 
 
-def twins(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int]]:
-    """Ids of every word or number that is a token both without and with a space before it."""
+def twins(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """Ids [N, 2] of every word or number that is a token both without and with a space before."""
     vocabulary = tokenizer.get_vocab()
-    return sorted(
+    found = sorted(
         (number, vocabulary[SPACE + token])
         for token, number in vocabulary.items()
         if re.fullmatch(rf"[^\W{SPACE}_]+", token) and SPACE + token in vocabulary
     )
+    return torch.tensor(found)
 
 
 @torch.no_grad()
-def share_twins(
-    embedding: nn.Embedding,
-    pairs: list[tuple[int, int]],
-    counts: Mapping[int, int],
-    *,
-    most: int = 20,
-    length: float = 3.0,
-) -> int:
-    """Give the rarer of two twins the vector of the other, plus or minus the common offset.
+def begin_twins(table: Tensor, pairs: Tensor, *, length: float = 3.0) -> None:
+    """Give each bare word the vector of the spaced one, plus an offset.
 
     Args:
-        embedding: changed in place.
-        pairs: see `twins`.
-        counts: how often a token occurs in a sample of the data.
-        most: pairs of which both occur more often keep what they have learnt.
+        table: [V, d], changed in place.
+        pairs: of ids, [N, 2]; see `twins`.
         length: of the offset, whose direction is that of the twins' mean difference.
-
-    Returns:
-        How many vectors were changed.
     """
-    weight: Tensor = embedding.weight
-    bare, spaced = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    offset = nn.functional.normalize((weight[bare] - weight[spaced]).mean(0), dim=0) * length
-    changed = 0
-    for one, other in pairs:
-        if min(counts.get(one, 0), counts.get(other, 0)) > most:
-            continue
-        if counts.get(one, 0) > counts.get(other, 0):
-            weight[other] = weight[one] - offset
-        else:
-            weight[one] = weight[other] + offset
-        changed += 1
-    return changed
+    bare, spaced = table[pairs].unbind(1)
+    offset = torch.nn.functional.normalize((bare - spaced).mean(0), dim=0) * length
+    table[pairs[:, 0]] = spaced + offset
+
+
+@torch.no_grad()
+def hold_twins(table: Tensor, pairs: Tensor) -> None:
+    """Move each pair to the nearest place where all pairs differ by the same offset.
+
+    That is a projection (middles stay, differences become their mean), so the table and its
+    gradient are treated alike: what one of two twins learns, both do.
+
+    Args:
+        table: [V, d], changed in place.
+        pairs: of ids, [N, 2]; see `twins`.
+    """
+    bare, spaced = table[pairs].unbind(1)
+    middle, half = (bare + spaced) / 2, (bare - spaced).mean(0) / 2
+    table[pairs[:, 0]], table[pairs[:, 1]] = middle + half, middle - half

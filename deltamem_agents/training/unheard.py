@@ -36,6 +36,20 @@ def _telling() -> frozenset[tuple[bool, str]]:
 
 
 @cache
+def _only_listed(service: bool) -> dict[str, frozenset[str]]:
+    """Per kind the values that no other kind of the same group has: violet is also a flower."""
+    words = lexicon()
+    kinds = {_list_of(s.kind) for s in subjects() if (s.entity in words["services"]) == service}
+    lists = {kind: words["values"][kind] for kind in kinds if kind in words["values"]}
+    counted = Counter(value for listed in lists.values() for value in set(listed))
+    return {k: frozenset(v for v in listed if counted[v] == 1) for k, listed in lists.items()}
+
+
+def _list_of(kind: str) -> str:
+    return "name" if kind == "fullname" else kind
+
+
+@cache
 def _entities() -> frozenset[str]:
     words = lexicon()
     return frozenset([*words["people"], *words["services"], "service"])
@@ -63,8 +77,7 @@ class Unheard:
 
         Half of those that are chosen get a made-up spelling, as a long word that the tokenizer
         does not have falls into pieces; the others are returned, for their vectors to be changed.
-        Of these some are heard after all: the first of a message where it gets a capital, and an
-        attribute that is one token with its entity.
+        Of these an attribute that is one token with its entity is heard after all.
         """
         if not self.share or self.random.random() >= self.share:
             return text, ()
@@ -88,7 +101,6 @@ class Unheard:
 
     def _speaks(self, subject: Subject, value: str) -> bool:
         """Whether the value alone says which attribute is meant."""
-        group = subject.entity in lexicon()["services"]
-        kind = "name" if subject.kind == "fullname" else subject.kind
-        listed = lexicon()["values"].get(kind, ())
-        return value in listed and (group, subject.kind) in _telling()
+        service = subject.entity in lexicon()["services"]
+        listed = _only_listed(service).get(_list_of(subject.kind), frozenset())
+        return value in listed and (service, subject.kind) in _telling()
