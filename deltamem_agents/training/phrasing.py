@@ -2,11 +2,13 @@
 
 `phrasings.json` holds clauses ("{e} ~live in {v}", "in which town" x "live") and frames ("I was
 wondering {q}"); what comes out is their product, tens of thousands of wordings an attribute. All of
-it is for training. Tests ask in the lexicon's held-out wordings, which as a whole never come out
-of here, though single words of them may.
+it is for training. `everyday.json` holds whole sentences and questions besides, as people type
+them. Tests ask in the lexicon's held-out wordings, which as a whole never come out of here, though
+single words of them may.
 
 In a pattern {e} is the entity ("I", "my sister", "the billing service"), {obj} the same as an
-object, {poss} its genitive, {v} the value; "~" stands before a verb that follows the entity.
+object, {poss} its genitive, {v} the value; {they}, {them} and {their} are its pronouns. "~" stands
+before a verb that follows the entity; {do}, {is} and {has} are such verbs before it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from deltamem_agents.training.subjects import Subject, lexicon
 
 _IRREGULAR = {"be": "is", "have": "has", "do": "does", "go": "goes"}
 _CARRIED, _CLOSED = 0.4, 0.12
+_EVERYDAY = 0.4
+_WOMEN = frozenset(("sister", "mother", "aunt", "grandmother", "daughter"))
+_MEN = frozenset(("brother", "father", "uncle", "grandfather", "son"))
 
 
 @cache
@@ -29,6 +34,15 @@ def phrasings() -> dict[str, Any]:
     """Clauses and frames, for training only."""
     loaded: dict[str, Any] = json.loads(
         files("deltamem_agents.training").joinpath("phrasings.json").read_text("utf-8")
+    )
+    return loaded
+
+
+@cache
+def everyday() -> dict[str, Any]:
+    """Whole sentences and questions, by group and attribute; for training only."""
+    loaded: dict[str, Any] = json.loads(
+        files("deltamem_agents.training").joinpath("everyday.json").read_text("utf-8")
     )
     return loaded
 
@@ -47,14 +61,29 @@ def filled(pattern: str, subject: Subject, value: str = "") -> str:
     mine = subject.entity == "me"
     entity = "I" if mine else subject.holder("my")
 
-    def inflected(found: re.Match[str]) -> str:
-        verb = found.group(1)
+    def inflected(verb: str) -> str:
         return ("am" if verb == "be" else verb) if mine else third_person(verb)
 
-    text = re.sub(r"~(\w+)", inflected, pattern)
-    text = text.replace("{poss}", "my" if mine else f"{entity}'s")
-    text = text.replace("{obj}", "me" if mine else entity)
-    return text.replace("{e}", entity).replace("{v}", value)
+    text = re.sub(r"~(\w+)", lambda found: inflected(found[1]), pattern)
+    they, them, their = _pronouns(subject, pattern)
+    named = {
+        "{do}": inflected("do"), "{is}": inflected("be"), "{has}": inflected("have"),
+        "{they}": they, "{them}": them, "{their}": their, "{e}": entity,
+        "{poss}": "my" if mine else f"{entity}'s", "{obj}": "me" if mine else entity,
+    }  # fmt: skip
+    for name, words in named.items():
+        text = text.replace(name, words)
+    return text.replace("{v}", value)
+
+
+def _pronouns(subject: Subject, pattern: str) -> tuple[str, str, str]:
+    """As subject, as object, and the possessive; a coach is she in one pattern, he in another."""
+    if subject.entity == "me":
+        return "I", "me", "my"
+    if subject.entity in lexicon()["services"]:
+        return "it", "it", "its"
+    she = subject.entity in _WOMEN or (subject.entity not in _MEN and len(pattern) % 2 == 0)
+    return ("she", "her", "her") if she else ("he", "him", "his")
 
 
 class Phraser:
@@ -66,13 +95,16 @@ class Phraser:
 
     def __init__(self, chooser: random.Random) -> None:
         self.random, self.frames = chooser, phrasings()
+        self.clauses, self.everyday = self.frames["attributes"], everyday()
 
     def statement(self, subject: Subject, value: str) -> str:
         """The user tells a value."""
+        if self.random.random() < _EVERYDAY:
+            return filled(self._choose(_own(self.everyday, subject)["told"]), subject, value)
         if self.random.random() < 0.45:
             said = self._named("known_as", subject, value)
         else:
-            said = filled(self._choose(self._own(subject)["told"]), subject, value)
+            said = filled(self._choose(_own(self.clauses, subject)["told"]), subject, value)
         if self.random.random() < _CARRIED:
             said = f"{self._frame('carriers')} {said}"
         if self.random.random() < _CLOSED:
@@ -82,16 +114,20 @@ class Phraser:
     def update(self, subject: Subject, value: str) -> str:
         """The user tells a value that takes the place of another."""
         if self.random.random() < 0.3:
-            said = filled(self._choose(self._own(subject)["told"]), subject, value)
+            said = filled(self._choose(_own(self.clauses, subject)["told"]), subject, value)
         else:
             said = self._named("known_now", subject, value)
         return f"{self._frame('corrections')} {said}"
 
     def question(self, subject: Subject) -> str:
         """The user asks, without the question mark."""
+        if self.random.random() < _EVERYDAY:
+            asked = filled(self._choose(_own(self.everyday, subject)["asked"]), subject)
+            framed = self.random.random() < 0.25
+            return self._frame("asked_so").replace("{q}", asked) if framed else asked
         if self.random.random() < 0.5:
             return self._frame("asked_for").replace("{n}", self._noun(subject))
-        group = self._choose(self._own(subject)["asked"])
+        group = self._choose(_own(self.clauses, subject)["asked"])
         asks = self._choose(group["wh"])
         [kind] = group.keys() - {"wh"}
         rest = self._choose(group[kind])
@@ -107,15 +143,12 @@ class Phraser:
         roll = self.random.random()
         if roll < 0.5:
             return subject.named("my")
-        noun = subject.attribute if roll < 0.62 else self._choose(self._own(subject)["nouns"])
+        noun = (
+            subject.attribute if roll < 0.62 else self._choose(_own(self.clauses, subject)["nouns"])
+        )
         if roll < 0.75:
             return f"the {noun} of " + ("mine" if subject.entity == "me" else subject.holder("my"))
         return filled("{poss} ", subject) + noun
-
-    def _own(self, subject: Subject) -> dict[str, Any]:
-        group = "service" if subject.entity in lexicon()["services"] else "person"
-        own: dict[str, Any] = self.frames["attributes"][group][subject.attribute]
-        return own
 
     def _frame(self, name: str) -> str:
         frame: str = self._choose(self.frames[name])
@@ -123,6 +156,13 @@ class Phraser:
 
     def _choose(self, listed: list[Any]) -> Any:
         return self.random.choice(listed)
+
+
+def _own(groups: dict[str, Any], subject: Subject) -> dict[str, Any]:
+    """What a tree of groups and attributes has of the subject's."""
+    group = "service" if subject.entity in lexicon()["services"] else "person"
+    own: dict[str, Any] = groups[group][subject.attribute]
+    return own
 
 
 def _clause(asks: str, kind: str, rest: str, mine: bool, indirect: bool) -> str:

@@ -12,11 +12,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from deltamem_agents.training.instructions import call, refusal, tools
-from deltamem_agents.training.phrasing import phrasings
+from deltamem_agents.training.phrasing import everyday, phrasings
 from deltamem_agents.training.subjects import capital, lexicon, subjects
 from deltamem_agents.training.world import World
 
-VOCABULARY = 8200
+VOCABULARY = 13000
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>",
     "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>",
@@ -82,7 +82,7 @@ def _corpus(seed: int, conversations: int) -> Iterator[str]:
         yield "-".join(syllables)
         yield " " + " ".join([*syllables, *map(capital, syllables)])
     words = [w for name, ws in lexicon()["values"].items() if name != "syllables" for w in ws]
-    texts = [text for source in (lexicon(), phrasings()) for text in _texts(source)]
+    texts = [text for source in (lexicon(), phrasings(), everyday()) for text in _texts(source)]
     spoken = sorted({word for text in texts for word in re.findall(r"[A-Za-z]{2,}", text)})
     for _ in range(60):
         yield "-".join(numbers)

@@ -31,6 +31,7 @@ NEEDED = (
     "deltamem_agents/cli/conversation.json",
     "deltamem_agents/runtime/templates/chatml.jinja",
     "deltamem_agents/training/lexicon.json",
+    "deltamem_agents/training/everyday.json",
     "deltamem_agents/training/phrasings.json",
 )
 WHERE = (

@@ -81,11 +81,11 @@ def test_a_tool_is_asked_for_in_any_words_where_they_can_only_mean_it() -> None:
 
 def test_a_world_has_about_the_share_that_is_asked_for() -> None:
     world, turns = World(2, unheard=0.5), []
-    for _ in range(200):
+    for _ in range(800):
         turns += world.history(2, 0, pairs=0.3)[0]
     marked = [turn for turn in turns if turn.unheard]
-    assert 0.15 < len(marked) / len(turns) < 0.45
-    # All but a message's first word, which gets a capital, stand in it as they were chosen.
+    assert 0.1 < len(marked) / len(turns) < 0.25  # half of what can be told so, made-up words aside
+    # They stand in it as they were chosen, a message's first word with a capital.
     chosen = [(word, turn.user) for turn in marked for word in turn.unheard]
     gone = [(word, text) for word, text in chosen if word not in re.findall("[A-Za-z]+", text)]
     assert len(gone) < len(chosen) / 8
@@ -97,6 +97,8 @@ def test_the_tokens_are_marked_in_what_the_user_says_alone(tokeniser: Tokeniser)
     rows = tokeniser.rows([[TOLD, TOLD]], [1])
     decode = tokeniser.template.tokenizer.decode
     assert decode(rows.ids[0][rows.unheard[0]]) == " hired hired"
+    first = tokeniser.rows([[replace(TOLD, user="Hired as a florist was my son.")]], [1])
+    assert decode(first.ids[0][first.unheard[0]]) == "Hired"
     assert rows.unheard.shape == rows.ids.shape
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 
-from deltamem_agents.training.phrasing import Phraser, filled, third_person
+from deltamem_agents.training.phrasing import Phraser, everyday, filled, third_person
 from deltamem_agents.training.subjects import Subject, held_out, lexicon, sentence, subjects
 from deltamem_agents.training.values import Drawn
 from deltamem_agents.training.world import World
@@ -82,6 +83,29 @@ def test_a_verb_follows_its_entity() -> None:
     assert [third_person(v) for v in ("go", "carry", "say", "watch")] == [
         "goes", "carries", "says", "watches"
     ]  # fmt: skip
+
+
+def test_pronouns_and_auxiliaries_agree_with_their_entity() -> None:
+    said = "what {do} {e} call {their} home, where {is} {e}, {has} {they} told {them}"
+    by = {
+        name: filled(said, Subject(name, "codename", "codename"))
+        for name in ("me", "aunt", "son", "billing")
+    }
+    assert by["me"] == "what do I call my home, where am I, have I told me"
+    assert by["aunt"] == ("what does my aunt call her home, where is my aunt, has she told her")
+    assert by["son"].endswith("has he told him")
+    assert by["billing"].endswith("has it told it")
+
+
+def test_everyday_wordings_name_their_entity_and_their_value_once() -> None:
+    told = {(g, n): own for g, names in everyday().items() for n, own in names.items()}
+    groups = lexicon()["attributes"]
+    assert set(told) == {(group, name) for group in groups for name in groups[group]}
+    for about, own in told.items():
+        assert min(len(own["told"]), len(own["asked"])) >= 35, about
+        for pattern in own["told"] + own["asked"]:
+            assert pattern.count("{v}") == (pattern in own["told"]), (about, pattern)
+            assert {"{e}", "{obj}", "{poss}"} & set(re.findall(r"{\w+}", pattern)), (about, pattern)
 
 
 def test_values_of_any_shape_belong_to_training_only() -> None:
