@@ -1,10 +1,11 @@
 """One vector for a word, with and without the space before it.
 
-The tokenizer has two tokens for most words. What is copied often changes from one to the other: a
-sentence that a system prompt gives after "say: " begins a reply, and a value that stood after a
-space becomes a quoted argument. Trained each by itself, the two vectors of a word have nothing in
-common, and each word's change has to be learnt on its own. Held together, they differ by one offset
-that is the same for all words, and what is learnt of some words holds for all.
+The tokenizer has two tokens for values, numbers and the words of refusals. What is copied often
+changes from one to the other: a sentence that a system prompt gives after "say: " begins a reply,
+and a value that stood after a space becomes a quoted argument. Trained each by itself, the two
+vectors of a word have nothing in common, and each word's change has to be learnt on its own. Held
+together, they differ by one offset that is the same for all words, and what is learnt of some words
+holds for all.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def twins(tokenizer: PreTrainedTokenizerFast) -> Tensor:
         for token, number in vocabulary.items()
         if re.fullmatch(rf"[^\W{SPACE}_]+", token) and SPACE + token in vocabulary
     )
-    return torch.tensor(found)
+    return torch.tensor(found, dtype=torch.long).reshape(-1, 2)
 
 
 @torch.no_grad()
@@ -36,7 +37,8 @@ def begin_twins(table: Tensor, pairs: Tensor, *, length: float = 3.0) -> None:
     Args:
         table: [V, d], changed in place.
         pairs: of ids, [N, 2]; see `twins`.
-        length: of the offset, whose direction is that of the twins' mean difference.
+        length: of the offset. Its direction is that of the twins' mean difference: of a table drawn
+            at random, any, but for coordinates that are the same in all rows.
     """
     bare, spaced = table[pairs].unbind(1)
     offset = torch.nn.functional.normalize((bare - spaced).mean(0), dim=0) * length
