@@ -3,9 +3,12 @@
     python benchmarks/wordings.py
 
 `wordings.json` has 120 facts with a sentence that tells each and a question that asks for it. They
-were written by hand, by somebody who had seen neither the sentences that training is made of nor
-any that the model got wrong: unlike the held-out wordings of `deltamem eval recall`, which have the
-training's author. Subjects and values are from the training's lists, in held-out combinations.
+were written by hand, by somebody who had seen neither the wordings that training is made of nor any
+that the model got wrong: unlike the held-out wordings of `deltamem eval recall`, which have the
+training's author. Plain English is plain English: 16 of the sentences and 21 of the questions are
+ones that training can make too ("I work as a lawyer."); they are marked ("known"), and the last
+column leaves them out. Subjects and values are the training's: what is of its lists in held-out
+combinations, numbers, codes and made-up names as they fell.
 
 Four facts are told in a conversation, then talk follows until they have left the window. A reply is
 right if it ends with the sentence that states the fact; "the value" counts those that name it.
@@ -46,12 +49,17 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Wording:
-    """A fact, how it is told and how it is asked for."""
+    """A fact, how it is told and how it is asked for; `known` says what training can make too."""
 
     truth: str
     value: str
     told: str
     asked: str
+    known: tuple[str, ...] = ()
+
+    def is_new(self, line: str) -> bool:
+        """Whether training has no such sentence, and no such question where it is asked."""
+        return not (set(self.known) & ({"told"} if line == REPEATED else {"told", "asked"}))
 
 
 def wordings(path: Path = FILE) -> list[Wording]:
@@ -60,7 +68,8 @@ def wordings(path: Path = FILE) -> list[Wording]:
     found = []
     for one in json.loads(path.read_text("utf-8")):
         truth = sentence(named[one["subject"]], one["value"])
-        found.append(Wording(truth, one["value"], one["told"], one["asked"]))
+        texts = one["value"], one["told"], one["asked"]
+        found.append(Wording(truth, *texts, tuple(one["known"])))
     return found
 
 
@@ -71,6 +80,7 @@ class Trial:
         self.engine = engine
         self.right: dict[str, list[bool]] = defaultdict(list)
         self.value: dict[str, list[bool]] = defaultdict(list)
+        self.new: dict[str, list[bool]] = defaultdict(list)
 
     def conversation(self, facts: Sequence[Wording], seed: int) -> None:
         """Tell them all, and ask for each on a fork of its own."""
@@ -114,6 +124,8 @@ class Trial:
         text = str(reply["content"])
         self.right[line].append(text.endswith(fact.truth))
         self.value[line].append(says(text, fact.value))
+        if fact.is_new(line):
+            self.new[line].append(text.endswith(fact.truth))
 
 
 def main() -> None:
@@ -126,14 +138,13 @@ def main() -> None:
     groups = [facts[start : start + TOGETHER] for start in range(0, len(facts), TOGETHER)]
     for seed, group in enumerate(track(groups, description="conversations")):
         trial.conversation(group, seed)
+    title = f"{len(facts)} facts in somebody else's words"
     table = Table(
-        f"{len(facts)} facts in somebody else's words",
-        "right [95 %]",
-        "the value",
-        box=box.SIMPLE_HEAD,
+        title, "right [95 %]", "the value", "right, none of training's", box=box.SIMPLE_HEAD
     )
     for line in (REPEATED, IN_VIEW, AFTER_OWN, AFTER_GIVEN):
-        table.add_row(line, str(Share.of(trial.right[line])), str(Share.of(trial.value[line])))
+        figures = (Share.of(by[line]) for by in (trial.right, trial.value, trial.new))
+        table.add_row(line, *(f"{share} of {share.total}" for share in figures))
     Console().print(table)
 
 

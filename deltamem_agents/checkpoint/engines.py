@@ -221,23 +221,30 @@ def pragmas(connection: Any, synchronous: str, *, given: bool = False) -> None:
 
 
 def _switch_to_wal(connection: Any, cursor: Any) -> None:
-    """As patient as any statement: SQLite's own patience ends where two switch a new file at once.
+    """With the patience of the connection, which SQLite itself has not here.
 
-    Each then holds a lock that the other needs, and SQLite refuses one of them without a wait.
+    Where two switch a new file at once, each holds a lock that the other needs, and SQLite refuses
+    one of them without a wait.
     """
     cursor.execute("PRAGMA busy_timeout")
-    end = time.monotonic() + cursor.fetchone()[0] / 1000
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > end:
-                raise
-        if isinstance(connection, AdaptedConnection):
-            connection.run_async(lambda _: asyncio.sleep(SWITCH_SECONDS))
-        else:
-            time.sleep(SWITCH_SECONDS)
+    patience = cursor.fetchone()[0]
+    end = time.monotonic() + patience / 1000
+    try:
+        while True:
+            try:
+                cursor.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                left = end - time.monotonic()
+                if "locked" not in str(error) or left <= 0:
+                    raise
+            cursor.execute(f"PRAGMA busy_timeout={int(left * 1000)}")
+            if isinstance(connection, AdaptedConnection):
+                connection.run_async(lambda _: asyncio.sleep(SWITCH_SECONDS))
+            else:
+                time.sleep(SWITCH_SECONDS)
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout={patience}")
 
 
 def truncate_log(engine: Engine, seconds: float = PURGE_SECONDS) -> bool:

@@ -13,6 +13,7 @@ before a verb that follows the entity; {do}, {is} and {has} are such verbs befor
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -47,6 +48,13 @@ def everyday() -> dict[str, Any]:
         files("deltamem_agents.training").joinpath("everyday.json").read_text("utf-8")
     )
     return loaded
+
+
+@cache
+def fingerprint() -> str:
+    """A digest of all the words that training draws from: what a snapshot was made with."""
+    said = json.dumps([lexicon(), phrasings(), everyday()], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def third_person(verb: str) -> str:

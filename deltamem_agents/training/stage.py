@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from deltamem_agents.errors import FileFormatError
 from deltamem_agents.training.curriculum import LEVELS, Curriculum
 from deltamem_agents.training.objective import Weights, run_batch
+from deltamem_agents.training.phrasing import fingerprint
 from deltamem_agents.training.snapshots import load_snapshot, save_snapshot
 from deltamem_agents.training.twins import hold_twins
 
@@ -257,10 +258,13 @@ class Stage:
         with (self.folder / f"{self.config.name}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def _made_with(self) -> dict[str, Any]:
+        return {"config": asdict(self.config), "seed": self.seed, "words": fingerprint()}
+
     def _extra(self) -> dict[str, Any]:
         version, numbers, gauss = self.choice.getstate()
         return {
-            "config": asdict(self.config), "seed": self.seed,
+            **self._made_with(),
             "step": self.step, "running": self.running,
             "with_memory": self.with_memory.state(), "plain": self.plain.state(),
             "choice": [version, list(numbers), gauss],
@@ -268,9 +272,9 @@ class Stage:
 
     def _resume(self) -> None:
         extra = load_snapshot(self.snapshot, self.model, self.optimizers)
-        if (extra["config"], extra["seed"]) != (asdict(self.config), self.seed):
+        if any(extra.get(name) != value for name, value in self._made_with().items()):
             raise FileFormatError(
-                "a stage goes on from a snapshot of the same stage and seed",
+                "a stage goes on from a snapshot of the same stage, seed and words",
                 got=str(self.snapshot),
                 remedy="Delete it, or train in another folder.",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -55,6 +56,45 @@ def test_on_an_event_loop(tmp_path: Path) -> None:
 
     for number in range(FILES):
         assert asyncio.run(all_at_once(tmp_path / f"{number}.db")) == ["wal"] * AT_ONCE
+
+
+class Refusing:
+    """Stands for SQLite's connection and cursor, and refuses the switch at once. Plumbing only."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.asked = times, list[str]()
+
+    def cursor(self) -> Refusing:
+        return self
+
+    def execute(self, statement: str) -> None:
+        self.asked.append(statement)
+        if "journal_mode" in statement and self.left:
+            self.left -= 1
+            raise sqlite3.OperationalError("database is locked")
+
+    def fetchone(self) -> tuple[int]:
+        return (100,)  # milliseconds
+
+    def close(self) -> None:
+        self.asked.append("closed")
+
+
+def test_who_is_refused_at_once_tries_again_for_as_long_as_was_given() -> None:
+    refused = Refusing(10**9)
+    began = time.monotonic()
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        engines.pragmas(refused, "FULL")
+    assert time.monotonic() - began >= 0.1
+    tries = [one for one in refused.asked if "journal_mode" in one]
+    assert len(tries) > 2
+    assert refused.asked[-2:] == ["PRAGMA busy_timeout=100", "closed"]
+    soon = Refusing(2)
+    engines.pragmas(soon, "FULL")
+    assert len([one for one in soon.asked if "journal_mode" in one]) == 3
+    waits = [int(one.split("=")[1]) for one in soon.asked if "busy_timeout=" in one]
+    assert waits[-1] == 100
+    assert all(wait < 100 for wait in waits[:-1])
 
 
 def test_a_file_that_stays_locked(tmp_path: Path) -> None:

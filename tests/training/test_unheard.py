@@ -48,6 +48,12 @@ def test_neither_entity_nor_value_nor_small_words_are_changed() -> None:
     assert all(re.fullmatch(r"by the \w+, my son was \w+ as a florist", one) for one in texts)
 
 
+def test_a_contraction_is_no_two_words() -> None:
+    words, texts = changed("my son can't, he'll work as a florist", JOB, "florist")
+    assert words == {"work"}
+    assert all(one.startswith("my son can't, he'll ") for one in texts)
+
+
 def test_a_value_that_could_be_several_attributes_is_told_in_words_that_are_heard() -> None:
     locker = Subject("son", "locker code", "digits")
     for text, subject, value in (
@@ -55,6 +61,9 @@ def test_a_value_that_could_be_several_attributes_is_told_in_words_that_are_hear
         ("my son was hired as a Bazo", JOB, "Bazo"),
     ):
         assert changed(text, subject, value) == (set(), {text})
+    colour = Subject("son", "favourite colour", "colour")
+    assert changed("my son likes violet", colour, "violet")[0] == set()  # a flower, too
+    assert changed("my son likes teal", colour, "teal")[0] == {"likes"}
     region = Subject("billing", "region", "region")
     words, _ = changed("we deployed the billing service to Ohio", region, "Ohio")
     assert words == {"deployed"}
