@@ -47,8 +47,10 @@ long: $(READY)  ## the long forms of the shortened tests
 bench: $(READY)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
+# Batches differ in size, and glibc hands their memory back and fetches it again at every step.
+train-builtin: KEEP = MALLOC_MMAP_THRESHOLD_=4294967295 MALLOC_TRIM_THRESHOLD_=17179869184
 train-builtin: $(READY)  ## make the built-in model again from its seed (about an hour on a core)
-	$(BIN)/python -m deltamem_agents.training.builtin --seed 1
+	$(KEEP) $(BIN)/python -m deltamem_agents.training.builtin --seed 1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -3,12 +3,12 @@
     python benchmarks/wordings.py
 
 `wordings.json` has 120 facts with a sentence that tells each and a question that asks for it. They
-were written by hand, by somebody who had seen neither the wordings that training is made of nor any
-that the model got wrong: unlike the held-out wordings of `deltamem eval recall`, which have the
-training's author. Plain English is plain English: 16 of the sentences and 21 of the questions are
-ones that training can make too ("I work as a lawyer."); they are marked ("known"), and the last
-column leaves them out. Subjects and values are the training's: what is of its lists in held-out
-combinations, numbers, codes and made-up names as they fell.
+were written one by one, by a language model that had seen neither the wordings that training is
+made of nor any that the built-in model got wrong: unlike the held-out wordings of `deltamem eval
+recall`, which have the training's author. Plain English is plain English: 16 of the sentences and
+21 of the questions are ones that training can make too ("I work as a lawyer."); they are marked
+("known"), and the last column leaves them out. Subjects and values are the training's: what is of
+its lists in held-out combinations, numbers, codes and made-up names as they fell.
 
 Four facts are told in a conversation, then talk follows until they have left the window. A reply is
 right if it ends with the sentence that states the fact; "the value" counts those that name it.

@@ -25,7 +25,6 @@ from typing import Any
 from deltamem_agents.training.subjects import Subject, lexicon
 
 _IRREGULAR = {"be": "is", "have": "has", "do": "does", "go": "goes"}
-_VOWEL = re.compile(r"(?!u[kn]|eu)[aeiou]", re.IGNORECASE)  # "an owl", "a ukulele"
 _CARRIED, _CLOSED = 0.4, 0.12
 _EVERYDAY = 0.4
 _WOMEN = frozenset(("sister", "mother", "aunt", "grandmother", "daughter"))
@@ -83,8 +82,6 @@ def filled(pattern: str, subject: Subject, value: str = "") -> str:
     }  # fmt: skip
     for name, words in named.items():
         text = text.replace(name, words)
-    if _VOWEL.match(value):
-        text = re.sub(r"\b([Aa]) \{v\}", r"\1n {v}", text)
     return text.replace("{v}", value)
 
 
@@ -107,12 +104,12 @@ class Phraser:
 
     def __init__(self, chooser: random.Random) -> None:
         self.random, self.frames = chooser, phrasings()
-        self.clauses = self.frames["attributes"]
+        self.clauses, self.everyday = self.frames["attributes"], everyday()
 
     def statement(self, subject: Subject, value: str) -> str:
         """The user tells a value."""
         if self.random.random() < _EVERYDAY:
-            return filled(self._choose(_everyday(subject, "told")), subject, value)
+            return filled(self._choose(_own(self.everyday, subject)["told"]), subject, value)
         if self.random.random() < 0.45:
             said = self._named("known_as", subject, value)
         else:
@@ -134,7 +131,9 @@ class Phraser:
     def question(self, subject: Subject) -> str:
         """The user asks, without the question mark."""
         if self.random.random() < _EVERYDAY:
-            return filled(self._choose(_everyday(subject, "asked")), subject)
+            asked = filled(self._choose(_own(self.everyday, subject)["asked"]), subject)
+            framed = self.random.random() < 0.25
+            return self._frame("asked_so").replace("{q}", asked) if framed else asked
         if self.random.random() < 0.5:
             return self._frame("asked_for").replace("{n}", self._noun(subject))
         group = self._choose(_own(self.clauses, subject)["asked"])
@@ -166,13 +165,6 @@ class Phraser:
 
     def _choose(self, listed: Sequence[Any]) -> Any:
         return self.random.choice(listed)
-
-
-@cache
-def _everyday(subject: Subject, kind: str) -> tuple[str, ...]:
-    """Sentences or questions; about "me" none that have another I ("what can I get my aunt")."""
-    own = _own(everyday(), subject)[kind]
-    return tuple(p for p in own if subject.entity != "me" or not re.search(r"\bI\b", p))
 
 
 def _own(groups: dict[str, Any], subject: Subject) -> dict[str, Any]:

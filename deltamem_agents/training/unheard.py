@@ -16,8 +16,7 @@ from functools import cache
 
 from deltamem_agents.training.subjects import Subject, lexicon, subjects
 
-# "can't" is one word; "sister's" is two, for the genitive is a token of its own.
-_WORD = re.compile(r"[A-Za-z]+(?:'(?:t|d|ll|re|ve|m)\b)?")
+_WORD = re.compile(r"[A-Za-z]+")
 # Words that say nothing of an attribute and are in every sentence: they stay.
 _SMALL = frozenset(
     ("a", "an", "the", "i", "me", "my", "mine", "we", "us", "our", "you", "your", "it", "its", "is",
@@ -84,7 +83,7 @@ class Unheard:
             return text, ()
         kept = {part.lower() for value in values for part in _WORD.findall(value)}
         kept |= _SMALL | _entities()
-        found = sorted({w for w in _WORD.findall(text) if w.lower() not in kept and "'" not in w})
+        found = sorted({w for w in _WORD.findall(text) if w.lower() not in kept})
         part = self.random.choice((0.4, 0.7, 1.0))
         chosen = [word for word in found if self.random.random() < part]
         made_up = {word: self._made_up() for word in chosen if self.random.random() < 0.5}

@@ -48,12 +48,6 @@ def test_neither_entity_nor_value_nor_small_words_are_changed() -> None:
     assert all(re.fullmatch(r"by the \w+, my son was \w+ as a florist", one) for one in texts)
 
 
-def test_a_contraction_is_no_two_words() -> None:
-    words, texts = changed("my son can't, he'll work as a florist", JOB, "florist")
-    assert words == {"work"}
-    assert all(one.startswith("my son can't, he'll ") for one in texts)
-
-
 def test_a_value_that_could_be_several_attributes_is_told_in_words_that_are_heard() -> None:
     locker = Subject("son", "locker code", "digits")
     for text, subject, value in (

@@ -102,18 +102,10 @@ def test_everyday_wordings_name_their_entity_and_their_value_once() -> None:
     groups = lexicon()["attributes"]
     assert set(told) == {(group, name) for group in groups for name in groups[group]}
     for about, own in told.items():
-        assert min(len(own["told"]), len(own["asked"])) >= 25, about
+        assert min(len(own["told"]), len(own["asked"])) >= 35, about
         for pattern in own["told"] + own["asked"]:
             assert pattern.count("{v}") == (pattern in own["told"]), (about, pattern)
             assert {"{e}", "{obj}", "{poss}"} & set(re.findall(r"{\w+}", pattern)), (about, pattern)
-
-
-def test_a_value_has_the_article_that_it_needs() -> None:
-    pet = Subject("me", "pet", "animal")
-    for value, said in ("owl", "an owl"), ("dog", "a dog"), ("Iguana", "an Iguana"):
-        assert filled("{e} ~keep a {v}", pet, value) == f"I keep {said}"
-    assert filled("A {v} for me", pet, "ukulele") == "A ukulele for me"
-    assert filled("A {v} for me", pet, "oboe") == "An oboe for me"
 
 
 def test_values_of_any_shape_belong_to_training_only() -> None:
