@@ -67,6 +67,6 @@ def test_a_call_counts_by_name_and_arguments(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_built_in_model_obeys_more_often_than_not() -> None:
     found = evaluate_instructed(load_engine(context_window=512), refusals=10, calls=20)
-    assert found[REFUSED].right >= 5
-    assert found[ANSWERED].right >= 7
-    assert found[CALLED].right >= 10
+    assert found[REFUSED].right >= 7
+    assert found[ANSWERED].right >= 6
+    assert found[CALLED].right >= 15
