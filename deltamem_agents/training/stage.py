@@ -36,7 +36,7 @@ class StageConfig:
         vectors: learning rate of embeddings and norms (AdamW).
         gates: learning rate of the write gates (AdamW).
         memory_share: share of batches that run with memory; the rest trains the backbone alone.
-        drills: share of batches, of that rest, that are `Curriculum.drill`.
+        drills: share of all batches, taken from that rest, that are `Curriculum.drill`.
         foresee: see `run_batch`.
         train_backbone: False freezes the backbone.
         penalty: weight of the mean beta of tokens that carry no value, so that idle talk does not

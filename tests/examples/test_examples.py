@@ -19,8 +19,8 @@ PROMISES = {
         r"bob   What is my locker code\?\n +-> Your locker code is 60217\.\n +60217: said by",
     ],
     "agent_with_tools": [
-        r"ai    calls switch_lamp with {'room': '(\w+)', 'on': (True|False)}\n"
-        r"tool  The lamp in the \1 is (on|off)\.\nai    \w",
+        r"ai    calls get_weather with {'city': 'Vienna'}\n"
+        r"tool  21 degrees and sunny\nai    21 degrees and sunny\.",
         r"memory: .*visible=4",
     ],
     "batch_evaluation": [

@@ -44,8 +44,10 @@ def test_the_answer_is_what_was_told_last() -> None:
         reply = record["messages"][one["message"]]["content"]
         earlier = [message["content"] for message in record["messages"][: one["message"]]]
         if one["kind"] == "unknown":
-            assert reply.endswith(f" is {lexicon()['unknown']}.")
-            assert not any(text.endswith(reply) for text in earlier)
+            subject = reply.removesuffix(f" is {lexicon()['unknown']}.")
+            assert subject != reply
+            said = [text for text in earlier if f"{subject} is " in text]
+            assert all(text.endswith(reply) for text in said)  # nothing but asked for before
             continue
         told = record["messages"][one["message"] - one["distance"]]["content"]
         assert reply in told
