@@ -19,10 +19,9 @@ import random
 import re
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from deltamem_agents.training.subjects import Subject, lexicon
+from deltamem_agents.training.subjects import Subject, lexicon, words_of
 
 _IRREGULAR = {"be": "is", "have": "has", "do": "does", "go": "goes"}
 _CARRIED, _CLOSED = 0.4, 0.12
@@ -31,22 +30,14 @@ _WOMEN = frozenset(("sister", "mother", "aunt", "grandmother", "daughter"))
 _MEN = frozenset(("brother", "father", "uncle", "grandfather", "son"))
 
 
-@cache
 def phrasings() -> dict[str, Any]:
     """Clauses and frames, for training only."""
-    loaded: dict[str, Any] = json.loads(
-        files("deltamem_agents.training").joinpath("phrasings.json").read_text("utf-8")
-    )
-    return loaded
+    return words_of("phrasings.json")
 
 
-@cache
 def everyday() -> dict[str, Any]:
     """Whole sentences and questions, by group and attribute; for training only."""
-    loaded: dict[str, Any] = json.loads(
-        files("deltamem_agents.training").joinpath("everyday.json").read_text("utf-8")
-    )
-    return loaded
+    return words_of("everyday.json")
 
 
 @cache

@@ -34,12 +34,16 @@ class Subject:
 
 
 @cache
+def words_of(file: str) -> dict[str, Any]:
+    """One of the files of words and wordings beside this module."""
+    text = files("deltamem_agents.training").joinpath(file).read_text("utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
 def lexicon() -> dict[str, Any]:
     """The words and phrasings that the world is made of."""
-    loaded: dict[str, Any] = json.loads(
-        files("deltamem_agents.training").joinpath("lexicon.json").read_text("utf-8")
-    )
-    return loaded
+    return words_of("lexicon.json")
 
 
 @cache
