@@ -17,7 +17,6 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -154,7 +153,7 @@ class Phraser:
         frame: str = self._choose(self.frames[name])
         return frame
 
-    def _choose(self, listed: Sequence[Any]) -> Any:
+    def _choose(self, listed: list[Any]) -> Any:
         return self.random.choice(listed)
 
 
